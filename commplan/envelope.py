@@ -1,0 +1,57 @@
+"""What is handed to a gateway and what comes back: plain values, nothing of the store, nothing of a provider.
+
+Reprs show counts and ids, never an address or a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from commplan.ids import AttemptId, Token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmailRecipient:
+    """One recipient of an email batch.
+
+    `values` maps each placeholder of the batch's texts to what stands there for this person, already escaped for
+    the part it is in. `unsubscribe_url` is the one-click address of RFC 8058, None for an emergency.
+    """
+
+    token: Token
+    address: str = field(repr=False)
+    values: Mapping[str, str] = field(repr=False)
+    unsubscribe_url: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmailBatch:
+    """One request to an email provider: finished texts with placeholders, and everyone who shares them."""
+
+    attempt_id: AttemptId
+    subject: str = field(repr=False)
+    text: str = field(repr=False)
+    html: str = field(repr=False)
+    recipients: Sequence[EmailRecipient] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextMessage:
+    """One SMS. `valid_for` is machine seconds until it may no longer leave the provider's queue."""
+
+    attempt_id: AttemptId
+    token: Token
+    address: str = field(repr=False)
+    body: str = field(repr=False)
+    valid_for: int = 36_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """The provider took the request. `provider_id` is its name for it, None when the answer was cut short."""
+
+    provider_id: str | None
+    #: The provider's clock when it answered (its ``Date`` header), None when it did not say.
+    provider_time: datetime | None = None

@@ -1,0 +1,168 @@
+"""Settings: read once, at the door, from the environment (prefix ``COMMPLAN_``) and passed down.
+
+Nothing below the door reads the environment, and nothing is read at import.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from commplan.clock import Clock
+from commplan.errors import Finding, InputError
+from commplan.ids import Keyring
+
+#: Whether providers are the emulator or the real thing; a store is born as one of them (RULES R19).
+ProviderKind = Literal["sandbox", "live"]
+
+_PROJECT = Path(__file__).resolve().parent.parent
+_SANDBOX = "http://127.0.0.1:8026"
+
+
+def kind_of(base_url: str) -> ProviderKind:
+    """Tell a provider by its address: loopback is the sandbox, anything else is real."""
+    host = urlsplit(base_url).hostname or ""
+    if host == "localhost":
+        return "sandbox"
+    try:
+        return "sandbox" if ip_address(host).is_loopback else "live"
+    except ValueError:
+        return "live"
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class EmailSettings(_Group):
+    """The email provider (SendGrid v3)."""
+
+    base_url: str = Field(_SANDBOX, description="Where the SendGrid API answers")
+    api_key: SecretStr | None = Field(None, description="SendGrid API key; needed before anything is sent")
+    from_address: str = Field("hello@sender.example.com", description="Sender address, verified at the provider")
+    from_name: str = Field("commplan", description="Sender name")
+    webhook_keys: tuple[str, ...] = Field(
+        (), description="Public keys of the event webhook, base64 DER; several during a rotation"
+    )
+    batch: int = Field(500, ge=1, le=1000, description="Recipients per request")
+    timeout: float = Field(20.0, gt=0, le=25, description="Seconds to wait for an answer")
+
+
+class SmsSettings(_Group):
+    """The SMS provider (Twilio)."""
+
+    base_url: str = Field(_SANDBOX, description="Where the Twilio API answers")
+    account_sid: str | None = Field(None, description="Twilio account; needed before anything is sent")
+    auth_token: SecretStr | None = Field(None, description="Twilio auth token; also verifies its webhooks")
+    from_number: str = Field("+15005550006", description="Sender number, E.164")
+    connections: int = Field(8, ge=1, le=64, description="Requests in flight at once")
+    timeout: float = Field(20.0, gt=0, le=25, description="Seconds to wait for an answer")
+
+
+class ClockSettings(_Group):
+    """Plan time for rehearsals (DESIGN, invariant 10): at machine second `anchor` it is `origin`, running `factor` times as fast."""
+
+    origin: datetime | None = Field(None, description="Plan time at the anchor; only the demo and tests set it")
+    anchor: float = Field(0.0, description="Machine seconds since the epoch")
+    factor: float = Field(1.0, gt=0, description="Plan seconds per machine second")
+
+
+class Settings(BaseSettings):
+    """Everything an installation decides."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COMMPLAN_", env_nested_delimiter="__", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    home: Path = Field(Path(".commplan"), description="Folder of the store, the secret, reports and rejects files")
+    store_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the store; default: SQLite in the home folder"
+    )
+    templates: Path = Field(_PROJECT / "templates", description="Folder of the scenarios and of `shared`")
+    prices: Path = Field(
+        _PROJECT / "templates" / "prices.yaml", description="Dated price file that costs are computed from"
+    )
+    public_url: str = Field(
+        "http://127.0.0.1:8025", description="Where recipients and providers reach `commplan serve`"
+    )
+    secret_key: SecretStr | None = Field(
+        None, description="Secret behind links and address keys; default: a file in the home folder"
+    )
+    earlier_secret_keys: tuple[SecretStr, ...] = Field(
+        (), description="Secrets used before, newest first; their links stay valid"
+    )
+    live: str | None = Field(None, description="Name of the environment that may send for real (RULES R19)")
+    allow_list: tuple[str, ...] = Field((), description="Addresses that a live store may write to without `live`")
+    max_recipients: int = Field(1_000, ge=1, description="Most recipients of one run, and of one day")
+    default_region: str = Field(
+        "US", min_length=2, max_length=2, description="Country of phone numbers written without one"
+    )
+    email: EmailSettings = Field(default_factory=EmailSettings, description="Email provider")
+    sms: SmsSettings = Field(default_factory=SmsSettings, description="SMS provider")
+    clock: ClockSettings = Field(default_factory=ClockSettings, description="Plan time; leave alone outside rehearsals")
+
+    @property
+    def store_address(self) -> str:
+        """The SQLAlchemy URL of the store; may carry a password."""
+        if self.store_url is not None:
+            return self.store_url.get_secret_value()
+        return f"sqlite:///{(self.home / 'store.sqlite').absolute()}"
+
+    @property
+    def provider_kind(self) -> ProviderKind:
+        """What the providers are; InputError when one is real and the other is not."""
+        kinds = {kind_of(self.email.base_url), kind_of(self.sms.base_url)}
+        if len(kinds) > 1:
+            raise InputError.one(
+                "COMMPLAN_EMAIL__BASE_URL, COMMPLAN_SMS__BASE_URL",
+                "one provider is real and the other is the sandbox",
+                "point both at real providers or both at the sandbox",
+            )
+        return kinds.pop()
+
+    def make_clock(self) -> Clock:
+        """Return the clock that plan time is read from."""
+        if self.clock.origin is None:
+            return Clock.real()
+        return Clock(origin=self.clock.origin, anchor=self.clock.anchor, factor=self.clock.factor)
+
+    def make_keyring(self) -> Keyring:
+        """Return the keys derived from the secret; makes the secret's file (mode 0600) the first time."""
+        earlier = [key.get_secret_value() for key in self.earlier_secret_keys]
+        if self.secret_key is not None:
+            return Keyring(self.secret_key.get_secret_value(), earlier)
+        path = self.home / "secret"
+        self.home.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            pass
+        else:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(secrets.token_urlsafe(32))
+        return Keyring(path.read_text(encoding="ascii").strip(), earlier)
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process; InputError names each variable that is wrong and its rule."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise InputError(
+            [
+                Finding(
+                    place="COMMPLAN_" + "__".join(str(part) for part in problem["loc"]).upper(),
+                    rule=problem["msg"],
+                    remedy="see the table of settings in README.md",
+                )
+                for problem in error.errors(include_input=False, include_url=False)
+            ]
+        ) from None

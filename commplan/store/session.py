@@ -1,0 +1,180 @@
+"""Opening the store, and the only two ways to talk to it: `write` and `read`.
+
+Never leaves a transaction open over a network call, and never lets the database's words (which may quote values)
+into an exception.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from commplan.clock import Clock
+from commplan.errors import FenceError, StoreError
+from commplan.ids import Keyring
+from commplan.settings import ProviderKind, Settings
+from commplan.store.tables import store_info
+
+_LOG = logging.getLogger("commplan.store")
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Store:
+    """The database of one installation, open for this process.
+
+    Connections are made when first needed, so open the store after a fork or spawn, not before.
+    """
+
+    def __init__(self, url: str, clock: Clock, keyring: Keyring) -> None:
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise StoreError(
+                "COMMPLAN_STORE_URL is not a database URL; write sqlite:///FILE or postgresql+psycopg://…"
+            ) from None
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise StoreError(f"{parsed.get_backend_name()} is not supported; use SQLite or PostgreSQL")
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self.clock = clock
+        self.keyring = keyring
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._writer = self._engine(parsed, writes=True)
+        self._reader = self._engine(parsed, writes=False) if self.is_sqlite else self._writer
+
+    def _engine(self, url: URL, *, writes: bool) -> Engine:
+        if not self.is_sqlite:
+            return create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=5, max_overflow=10)
+        engine = create_engine(url, hide_parameters=True, connect_args={"timeout": 30})
+
+        @event.listens_for(engine, "connect")
+        def _configure(connection, record) -> None:  # type: ignore[no-untyped-def]
+            connection.isolation_level = None
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                "busy_timeout=30000",
+                "foreign_keys=ON",
+                "cache_size=-32000",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+            if not writes:
+                connection.execute("PRAGMA query_only=ON")
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+        return engine
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a short transaction that may write: committed at the end, rolled back by an exception.
+
+        SQLite: holds the one write lock from its first statement, so two writers wait for each other instead of
+        overwriting what they read. PostgreSQL: READ COMMITTED.
+        """
+        with self._translated(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a consistent read of the store; cannot write."""
+        with self._translated(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            _LOG.error("the store refused a statement", extra={"kind": type(error.orig).__name__})
+            raise StoreError(
+                f"the store refused a statement ({type(error.orig).__name__}); see that the database is reachable, "
+                "has room on its disk, and is up to date (commplan db upgrade)"
+            ) from None
+
+    def upgrade(self) -> None:
+        """Create or migrate the tables; safe to run again and to run twice at once."""
+        try:
+            with self._writer.begin() as connection:
+                config = Config()
+                config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except SQLAlchemyError as error:
+            raise StoreError(
+                f"the store cannot be reached or migrated ({type(error).__name__}); check COMMPLAN_STORE_URL"
+            ) from None
+
+    def is_current(self) -> bool:
+        """Tell whether the tables are of this version."""
+        try:
+            with self._reader.connect() as connection:
+                found = MigrationContext.configure(connection).get_current_revision()
+        except SQLAlchemyError as error:
+            raise StoreError(
+                f"the store cannot be reached ({type(error).__name__}); check COMMPLAN_STORE_URL"
+            ) from None
+        return found == ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self._writer.dispose()
+        self._reader.dispose()
+
+
+def open_store(settings: Settings, *, create: bool = True) -> Store:
+    """Open the store that the settings name, create it if allowed, and see that it belongs to them (RULES R19).
+
+    Raises FenceError when the store was born for providers of the other kind or under another secret, or a live
+    store is opened with a scaled clock; StoreError when it cannot be used.
+    """
+    if settings.store_url is None:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    clock = settings.make_clock()
+    store = Store(settings.store_address, clock, settings.make_keyring())
+    if not store.is_current():
+        if not create and not inspect(store._reader).has_table("runs"):
+            raise StoreError("there is no store here yet; run `commplan db upgrade`, or set COMMPLAN_STORE_URL")
+        store.upgrade()
+    _check_birth(store, settings.provider_kind, settings)
+    return store
+
+
+def _check_birth(store: Store, kind: ProviderKind, settings: Settings) -> None:
+    with store.write() as connection:
+        row = connection.execute(select(store_info)).one_or_none()
+        if row is None:
+            connection.execute(
+                insert(store_info).values(
+                    store_info_id=1,
+                    kind=kind,
+                    environment=settings.live if kind == "live" else None,
+                    key_fingerprint=store.keyring.fingerprint,
+                    created_at=store.clock.now(),
+                )
+            )
+            return
+    if row.kind != kind:
+        raise FenceError(
+            f"this store was created for {row.kind} providers and the settings name {kind} ones; "
+            "use another COMMPLAN_STORE_URL (or COMMPLAN_HOME) for each"
+        )
+    if row.key_fingerprint != store.keyring.fingerprint:
+        raise FenceError(
+            "this store was created under another secret, so its opt-outs would not be found; "
+            "restore COMMPLAN_SECRET_KEY, or list it in COMMPLAN_EARLIER_SECRET_KEYS"
+        )
+    if row.kind == "live" and not store.clock.is_real:
+        raise FenceError("a live store runs on real time only; unset COMMPLAN_CLOCK__*")

@@ -1,0 +1,361 @@
+"""The tables. Rules that must hold are constraints here, not only care in Python.
+
+Plan times are `UtcDateTime`; columns called ``…_machine`` are seconds of the database's own clock.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from commplan.store.types import BigId, UtcDateTime
+from commplan.terms import AttemptOutcome, MessageState, RunState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _one_of(column: str, values: type[RunState] | type[MessageState] | type[AttemptOutcome]) -> CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)
+
+
+#: One row, written when the store is created: what it is for ever (RULES R19).
+store_info = Table(
+    "store_info",
+    metadata,
+    Column("store_info_id", SmallInteger, CheckConstraint("store_info_id = 1", name="only_one"), primary_key=True),
+    Column("kind", String(10), CheckConstraint("kind IN ('sandbox', 'live')", name="kind"), nullable=False),
+    Column("environment", Text),
+    Column("key_fingerprint", String(16), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+#: Plan, templates and the settings that shape content, as they were when a run first started (RULES R2).
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("files", Text, nullable=False),  # JSON: path -> text
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", BigId, primary_key=True, autoincrement=True),
+    Column("run_key", Text, nullable=False, unique=True),  # plan@occurrence
+    Column("plan", Text, nullable=False),
+    Column("occurrence", Text, nullable=False),
+    Column("digest", String(64), ForeignKey("bundles.digest"), nullable=False),
+    Column("state", String(12), _one_of("state", RunState), nullable=False),
+    Column("reason", Text),
+    Column("people", Text, nullable=False),
+    Column("since", UtcDateTime),
+    Column("snapshot_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("first_accepted_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("clock", Text, nullable=False),  # JSON: origin, anchor, factor
+    Column("placeholder", String(24), nullable=False),  # prefix of this run's placeholders
+    Column("flow_run_id", Text),
+    Column("starts", Integer, nullable=False, server_default="0"),
+    Column("alive_machine", Double),
+    UniqueConstraint("plan", "occurrence"),
+)
+
+#: A plan's audience is resolved by one process at a time (RULES R7); the lease is on the database's clock.
+plan_locks = Table(
+    "plan_locks",
+    metadata,
+    Column("plan", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("lease_machine", Double, nullable=False),
+)
+
+#: Who went through a plan: reserved in the snapshot, kept at the first acceptance (RULES R7).
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("plan", Text, primary_key=True),
+    Column("people", Text, primary_key=True),
+    Column("contact_id", Text, primary_key=True),
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), nullable=False),
+    Column("state", String(8), CheckConstraint("state IN ('reserved', 'kept')", name="state"), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Index(None, "run_id"),
+)
+
+#: A run's snapshot: everyone the source returned, excluded people included.
+recipients = Table(
+    "recipients",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),  # position in the snapshot, from 1
+    Column("people", Text, nullable=False),
+    Column("contact_id", Text, nullable=False),
+    Column("email", Text),
+    Column("email_key", String(32)),
+    Column("email_reason", String(24)),  # why there is no usable address
+    Column("phone", Text),  # E.164
+    Column("phone_key", String(32)),
+    Column("phone_reason", String(24)),
+    Column("country", String(2)),  # of the phone number
+    Column("locale", Text),
+    Column("zone", Text),
+    Column("segment", Text),
+    Column("email_consent", Boolean),  # None: nothing on record
+    Column("sms_consent", Boolean),
+    Column("columns", Text, nullable=False),  # JSON: the source's columns, for the templates
+    Column("excluded", String(24)),  # reason that holds for every step
+    Column("left_at", UtcDateTime),  # when the source no longer returned this person
+    UniqueConstraint("run_id", "contact_id"),
+    Index(None, "run_id", "email_key"),
+    Index(None, "run_id", "phone_key"),
+    sqlite_with_rowid=False,
+)
+
+#: A finished text that many share, with placeholders where people differ.
+skeletons = Table(
+    "skeletons",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), primary_key=True),
+    Column("skeleton_no", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False),
+    Column("content", Text, nullable=False),
+    Column("channel", String(8), nullable=False),
+    Column("locale", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("html", Text, nullable=False),
+    Column("placeholders", Text, nullable=False),  # JSON: list, in the order of a message's values
+    UniqueConstraint("run_id", "digest"),
+)
+
+#: The ledger: one row per run × step × recipient, whatever became of it.
+messages = Table(
+    "messages",
+    metadata,
+    Column("run_id", BigInteger, primary_key=True),
+    Column("step_no", SmallInteger, primary_key=True, autoincrement=False),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("channel", String(8), nullable=False),
+    Column("state", String(12), _one_of("state", MessageState), nullable=False),
+    Column("reason", String(24)),
+    Column("address_key", String(32)),
+    Column("due_at", UtcDateTime),
+    Column("not_after", UtcDateTime),
+    Column("skeleton_no", Integer),
+    Column("slot_values", Text),  # JSON: list, in the order of the skeleton's placeholders
+    Column("parts", SmallInteger),  # SMS parts
+    Column("batch_id", BigInteger),
+    Column("attempt_id", String(32)),
+    Column("provider_id", Text),
+    Column("accepted_at", UtcDateTime),
+    Column("sent_at", UtcDateTime),
+    Column("delivered_at", UtcDateTime),
+    Column("failed_at", UtcDateTime),
+    Column("opened_at", UtcDateTime),  # by a person
+    Column("machine_opened_at", UtcDateTime),
+    Column("clicked_at", UtcDateTime),
+    Column("replied_at", UtcDateTime),
+    Column("answered_at", UtcDateTime),
+    Column("opted_out_at", UtcDateTime),
+    Column("complained_at", UtcDateTime),
+    ForeignKeyConstraint(["run_id", "seq"], ["recipients.run_id", "recipients.seq"]),
+    UniqueConstraint("run_id", "step_no", "address_key"),
+    CheckConstraint(
+        "state IN ('excluded', 'cancelled', 'not_needed') OR (address_key IS NOT NULL AND slot_values IS NOT NULL)",
+        name="sendable",
+    ),
+    CheckConstraint("state NOT IN ('claimed', 'sending') OR batch_id IS NOT NULL", name="claimed_by_a_batch"),
+    CheckConstraint(
+        "state NOT IN ('sending', 'unknown', 'accepted', 'delivered') OR attempt_id IS NOT NULL", name="attempted"
+    ),
+    Index(None, "run_id", "step_no", "state", "due_at"),
+    Index(None, "batch_id"),
+    Index(None, "attempt_id"),
+    Index(None, "provider_id"),
+    Index(None, "address_key"),
+    sqlite_with_rowid=False,
+)
+
+#: What one worker claims together. The id only grows and is the fencing token.
+batches = Table(
+    "batches",
+    metadata,
+    Column("batch_id", BigId, primary_key=True, autoincrement=True),
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), nullable=False),
+    Column("step_no", SmallInteger, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("claimed", Integer, nullable=False),
+    Column("lease_machine", Double, nullable=False),
+    Column("closed_machine", Double),
+    Index(None, "run_id", "step_no"),
+    Index(None, "lease_machine", sqlite_where=Column("closed_machine").is_(None)),
+    sqlite_autoincrement=True,
+)
+
+#: One HTTP request to a provider; committed before the wire.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("attempt_id", String(32), primary_key=True),
+    Column("batch_id", BigInteger, ForeignKey("batches.batch_id"), nullable=False),
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), nullable=False),
+    Column("step_no", SmallInteger, nullable=False),
+    Column("channel", String(8), nullable=False),
+    Column("messages", Integer, nullable=False),  # how many it carries
+    Column("wire_at", UtcDateTime, nullable=False),
+    Column("wire_machine", Double, nullable=False),
+    Column("outcome", String(12), _one_of("outcome", AttemptOutcome), nullable=False),
+    Column("rejected", Integer, nullable=False, server_default="0"),  # of `messages`, refused one by one
+    Column("status", Integer),
+    Column("code", Text),
+    Column("provider_id", Text),
+    Column("closed_machine", Double),
+    Index(None, "run_id", "step_no", "outcome"),
+    Index(None, "provider_id"),
+    Index(None, "batch_id"),
+)
+
+#: Verified posts of providers, exactly as they came; applied afterwards, kept until purged.
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("inbox_id", BigId, primary_key=True, autoincrement=True),
+    Column("kind", String(24), nullable=False),
+    Column("query", Text, nullable=False),  # JSON: the URL's parameters
+    Column("body", LargeBinary, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("applied_at", UtcDateTime),
+    Column("unreadable", Integer, nullable=False, server_default="0"),  # events in it that could not be read
+    Index(None, "applied_at"),
+    sqlite_autoincrement=True,
+)
+
+#: Facts about messages; the same fact is one row however often it is told.
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("receipt_key", String(64), primary_key=True),
+    Column("provider", String(12), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("run_id", BigInteger),  # None: matches nothing of ours
+    Column("step_no", SmallInteger),
+    Column("seq", Integer),
+    Column("attempt_id", String(32)),
+    Column("provider_id", Text),
+    Column("code", Text),
+    Column("at", UtcDateTime, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Index(None, "run_id", "step_no", "seq"),
+)
+
+#: Reasons never to write, by address across all people, or by person (RULES R8, R9).
+suppressions = Table(
+    "suppressions",
+    metadata,
+    Column("suppression_id", BigId, primary_key=True, autoincrement=True),
+    Column("channel", String(8), nullable=False),
+    Column("address_key", String(32), nullable=False),
+    Column("scope", Text, nullable=False),  # all | marketing | a topic
+    Column("reason", String(24), nullable=False),
+    Column("source", Text, nullable=False),  # which receipt, page or person said so
+    Column("at", UtcDateTime, nullable=False),
+    Column("lifted_at", UtcDateTime),
+    UniqueConstraint("channel", "address_key", "scope", "reason"),
+)
+
+#: What people wrote back, as they wrote it; never leaves the store but in a report's feedback list.
+replies = Table(
+    "replies",
+    metadata,
+    Column("reply_id", BigId, primary_key=True, autoincrement=True),
+    Column("receipt_key", String(64), nullable=False, unique=True),
+    Column("run_id", BigInteger),
+    Column("step_no", SmallInteger),
+    Column("seq", Integer),
+    Column("channel", String(8), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Index(None, "run_id"),
+)
+
+#: Survey answers: one per person and step, correctable.
+answers = Table(
+    "answers",
+    metadata,
+    Column("run_id", BigInteger, primary_key=True),
+    Column("step_no", SmallInteger, primary_key=True, autoincrement=False),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("score", SmallInteger),
+    Column("text", Text),
+    Column("at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+)
+
+#: Copied from the organisation's database at each gathering, for the run's people only.
+conversions = Table(
+    "conversions",
+    metadata,
+    Column("run_id", BigInteger, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, primary_key=True),
+)
+
+#: When conversions were last asked for, and whether the organisation's database answered.
+gatherings = Table(
+    "gatherings",
+    metadata,
+    Column("run_id", BigInteger, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("at", UtcDateTime, primary_key=True),
+    Column("succeeded", Boolean, nullable=False),
+)
+
+#: Every version of a run's evaluation; a new one only when its inputs changed.
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False),
+    Column("document", Text, nullable=False),  # the evaluation as JSON
+    Column("made_at", UtcDateTime, nullable=False),
+)
+
+#: Who decided what, and what happened to a run, in order.
+audit = Table(
+    "audit",
+    metadata,
+    Column("audit_id", BigId, primary_key=True, autoincrement=True),
+    Column("run_id", BigInteger),
+    Column("at", UtcDateTime, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # JSON: ids and counts
+    Index(None, "run_id"),
+)

@@ -1,0 +1,65 @@
+"""Column types and SQL functions that mean the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, Dialect, Double, Integer
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+from sqlalchemy.types import TypeDecorator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+#: A 64-bit integer that SQLite may also use as its row id.
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+
+def to_micros(moment: datetime) -> int:
+    """Return microseconds since the epoch; ValueError for a time without a zone."""
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone cannot be stored")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    """Return the aware UTC time that many microseconds after the epoch."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware instant, kept as whole microseconds since the epoch.
+
+    One representation on every database: it compares, sorts and subtracts in SQL, and comes back aware (SQLite
+    gives back naive values from ``DateTime(timezone=True)``).
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Refuse a naive time; keep the rest."""
+        return None if value is None else to_micros(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        """Return an aware time in UTC."""
+        return None if value is None else from_micros(int(value))
+
+
+class machine_now(GenericFunction[float]):  # noqa: N801 (an SQL function)
+    """The database's own clock, in seconds since the epoch: leases and rate limits go by it, never by a worker's."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(machine_now, "sqlite")
+def _sqlite_now(element: machine_now, compiler: Any, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(machine_now, "postgresql")
+def _postgresql_now(element: machine_now, compiler: Any, **kw: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"

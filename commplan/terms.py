@@ -1,0 +1,147 @@
+"""The closed vocabularies of the field, spelled as they are stored.
+
+A ground-floor module: it imports nothing of commplan.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Channel(StrEnum):
+    """How a message travels."""
+
+    EMAIL = "email"
+    SMS = "sms"
+
+
+class Purpose(StrEnum):
+    """Why we write, and so which consent it needs (RULES R9)."""
+
+    MARKETING = "marketing"
+    SERVICE = "service"
+    EMERGENCY = "emergency"
+
+
+class RunState(StrEnum):
+    """Where a run is. `held` waits for a person; `finished` and `cancelled` are for ever."""
+
+    FROZEN = "frozen"  #: plan and templates are stored; nobody has been looked up
+    READY = "ready"  #: audience and content are frozen; every message has its row
+    EXECUTING = "executing"
+    HELD = "held"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+class MessageState(StrEnum):
+    """Where a message is. Each contact of the snapshot is in exactly one of these for every step (RULES R18)."""
+
+    EXCLUDED = "excluded"  #: left out when the run was planned; `reason` says why
+    NOT_DUE = "not_due"  #: waits for an earlier step of the same person
+    QUEUED = "queued"  #: has a due time; may be claimed once it has come
+    CLAIMED = "claimed"  #: in a worker's batch; certainly not on the wire yet (RULES R13)
+    SENDING = "sending"  #: its request is on the wire
+    UNKNOWN = "unknown"  #: the request may or may not have been accepted
+    ACCEPTED = "accepted"  #: the provider took it
+    DELIVERED = "delivered"
+    FAILED = "failed"  #: rejected, bounced, dropped or undeliverable
+    NOT_NEEDED = "not_needed"  #: its condition did not hold when it was due
+    SUPPRESSED = "suppressed"  #: an opt-out or a dead address was found in the last look
+    EXPIRED = "expired"  #: later than `not_after`: counted, never sent
+    CANCELLED = "cancelled"
+
+
+class AttemptOutcome(StrEnum):
+    """What one request to a provider came to."""
+
+    OPEN = "open"  #: committed before the wire; no answer yet
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    NEVER_LEFT = "never_left"  #: certainly not processed (refused connection, 429): may be sent again
+    UNKNOWN = "unknown"
+    LOST = "lost"  #: proven by evidence not to have been accepted
+
+
+class ReceiptKind(StrEnum):
+    """What a provider, or the recipient through it, reports about a message."""
+
+    PROCESSED = "processed"
+    DEFERRED = "deferred"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    BOUNCED = "bounced"  #: permanent: the address is dead (SendGrid ``bounce``/``bounce``)
+    BLOCKED = "blocked"  #: refused this time (SendGrid ``bounce``/``blocked``)
+    DROPPED = "dropped"  #: the provider did not try
+    UNDELIVERED = "undelivered"  #: SMS failed or undelivered
+    OPENED = "opened"
+    MACHINE_OPENED = "machine_opened"
+    CLICKED = "clicked"
+    REPLIED = "replied"
+    COMPLAINED = "complained"  #: spam report
+    OPTED_OUT = "opted_out"
+    OPTED_IN = "opted_in"
+    ANSWERED = "answered"  #: a survey answer
+    IGNORED = "ignored"  #: understood or not, it changes nothing; kept and counted
+
+
+class Reason(StrEnum):
+    """Why a message was excluded, suppressed, not needed, expired, cancelled or failed."""
+
+    # found while the audience was resolved
+    NO_EMAIL = "no_email"
+    INVALID_EMAIL = "invalid_email"
+    NO_PHONE = "no_phone"
+    INVALID_PHONE = "invalid_phone"
+    INVALID_ROW = "invalid_row"
+    SAME_ADDRESS = "same_address"
+    ALREADY_ENROLLED = "already_enrolled"
+    RECENTLY_SENT = "recently_sent"
+    NO_CONSENT = "no_consent"
+    SKIPPED_SEGMENT = "skipped_segment"
+    NOT_ON_ALLOW_LIST = "not_on_allow_list"
+    # suppression, at planning or in the last look
+    HARD_BOUNCE = "hard_bounce"
+    INVALID_NUMBER = "invalid_number"
+    SPAM_REPORT = "spam_report"
+    STOP = "stop"
+    UNSUBSCRIBED = "unsubscribed"
+    NEVER_CONTACT = "never_contact"
+    # the last look
+    CONDITION_FALSE = "condition_false"
+    CONDITION_UNKNOWN = "condition_unknown"
+    EARLIER_STEP_NOT_SENT = "earlier_step_not_sent"
+    LEFT_AUDIENCE = "left_audience"
+    TOO_LATE = "too_late"
+    RUN_CANCELLED = "run_cancelled"
+    # the provider
+    REJECTED = "rejected"
+    BOUNCED = "bounced"
+    BLOCKED = "blocked"
+    DROPPED = "dropped"
+    UNDELIVERED = "undelivered"
+
+
+class Verdict(StrEnum):
+    """What an evaluation says of a goal."""
+
+    MET = "met"
+    MISSED = "missed"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Metric(StrEnum):
+    """What a goal may be about, besides ``conversion.<name>``; each rate's denominator is in RULES R23."""
+
+    REACH = "reach"  #: people with at least one delivered message / people in the audience
+    DELIVERED_RATE = "delivered_rate"  #: delivered / accepted
+    BOUNCE_RATE = "bounce_rate"  #: failed after acceptance / accepted
+    OPEN_RATE = "open_rate"  #: opened by a person / delivered
+    CLICK_RATE = "click_rate"  #: clicked / delivered
+    RESPONSE_RATE = "response_rate"  #: clicked, replied or answered / delivered
+    REPLY_RATE = "reply_rate"  #: replied / delivered
+    OPT_OUT_RATE = "opt_out_rate"  #: opted out after this message / delivered
+    COMPLAINT_RATE = "complaint_rate"  #: spam reports / delivered
+    ANSWER_RATE = "answer_rate"  #: survey answers / delivered survey messages
+    CSAT = "csat"  #: mean survey score, 1 to 5
+    NPS = "nps"  #: net promoter score, -100 to 100

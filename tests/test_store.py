@@ -1,0 +1,70 @@
+"""The store opens, migrates, keeps time and refuses what does not belong to it."""
+
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import insert, select
+
+from commplan.errors import FenceError, StoreError
+from commplan.settings import EmailSettings, Settings, SmsSettings
+from commplan.store import Store, open_store
+from commplan.store.tables import audit, store_info
+from commplan.store.types import machine_now
+
+
+def test_a_new_store_is_current_and_remembers_its_birth(store: Store) -> None:
+    assert store.is_current()
+    with store.read() as connection:
+        row = connection.execute(select(store_info)).one()
+    assert row.kind == "sandbox"
+    assert row.key_fingerprint == store.keyring.fingerprint
+
+
+def test_times_come_back_aware_and_exact(store: Store) -> None:
+    moment = datetime(2026, 12, 1, 9, 30, 15, 123456, tzinfo=UTC)
+    with store.write() as connection:
+        connection.execute(insert(audit).values(at=moment, what="x", detail="{}"))
+    with store.read() as connection:
+        assert connection.execute(select(audit.c.at)).scalar_one() == moment
+
+
+def test_the_database_clock_is_machine_time(store: Store) -> None:
+    with store.read() as connection:
+        told = connection.execute(select(machine_now())).scalar_one()
+    assert abs(told - datetime.now(UTC).timestamp()) < 5
+
+
+def test_an_exception_inside_write_leaves_nothing(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.write() as connection:
+        connection.execute(insert(audit).values(at=datetime.now(UTC), what="x", detail="{}"))
+        raise ZeroDivisionError
+    with store.read() as connection:
+        assert connection.execute(select(audit)).all() == []
+
+
+def test_a_sandbox_store_refuses_real_providers(settings: Settings, store_url: str) -> None:
+    here = settings.model_copy(update={"store_url": SecretStr(store_url)})
+    open_store(here).dispose()
+    real = {
+        "email": EmailSettings(base_url="https://api.sendgrid.com"),
+        "sms": SmsSettings(base_url="https://api.twilio.com"),
+    }
+    with pytest.raises(FenceError, match="created for sandbox"):
+        open_store(here.model_copy(update=real))
+
+
+def test_another_secret_is_noticed(settings: Settings, store_url: str) -> None:
+    here = settings.model_copy(update={"store_url": SecretStr(store_url)})
+    open_store(here).dispose()
+    with pytest.raises(FenceError, match="another secret"):
+        open_store(here.model_copy(update={"secret_key": SecretStr("other")}))
+    rotated = {"secret_key": SecretStr("new"), "earlier_secret_keys": (settings.secret_key,)}
+    open_store(here.model_copy(update=rotated)).dispose()
+
+
+def test_a_database_that_cannot_be_reached_is_said_plainly(settings: Settings) -> None:
+    there = settings.model_copy(update={"store_url": SecretStr("postgresql://nobody:hidden@127.0.0.1:1/x")})
+    with pytest.raises(StoreError, match="cannot be reached") as caught:
+        open_store(there)
+    assert "hidden" not in str(caught.value)
