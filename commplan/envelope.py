@@ -39,7 +39,7 @@ class EmailBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextMessage:
-    """One SMS. `valid_for` is machine seconds until it may no longer leave the provider's queue."""
+    """One SMS. `valid_for` is how many seconds of plan time it may wait in the provider's queue."""
 
     attempt_id: AttemptId
     token: Token

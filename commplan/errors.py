@@ -7,6 +7,9 @@
     ├── FenceError            this store, these providers and this plan do not belong together: refuse
     ├── StoreError            the database cannot be reached, read or is of another version: say so, stop
     ├── RunError              the run cannot go on as asked (unknown key, cancelled, held): say what to do
+    ├── ReceiptError          a post to the receiver cannot be taken: answer 4xx, store nothing
+    │   ├── ForgedError       it is not proven to come from the provider
+    │   └── UnreadableError   the provider signed it, but it is not what the provider documents
     └── DeliveryError         what one provider request came to
         ├── TransientError    it never left, or was refused unprocessed: wait, then send again
         ├── RejectedError     the provider refused it for good: these messages are over, the run goes on
@@ -19,8 +22,24 @@ provider's response body.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+#: Looks like an address, a phone number, or a URL that may carry a password.
+_PRIVATE = re.compile(r"@|://|\+\d{6}")
+
+
+def quoted(value: object) -> str:
+    """Return what a person wrote for use in a message: in double quotes, on one line, at most 60 characters.
+
+    What may be an address, a phone number or a secret is not repeated but called "this text".
+    """
+    text = str(value)
+    if _PRIVATE.search(text):
+        return "this text"
+    short = text if len(text) <= 60 else text[:59] + "…"
+    return '"' + "".join(c if c.isprintable() else " " for c in short) + '"'
 
 
 class CommplanError(Exception):
@@ -82,6 +101,18 @@ class RunError(CommplanError):
     exit_code = 2
 
 
+class ReceiptError(CommplanError):
+    """A post to the receiver cannot be taken."""
+
+
+class ForgedError(ReceiptError):
+    """A post is not proven to come from the provider it claims to come from."""
+
+
+class UnreadableError(ReceiptError):
+    """A provider signed a post that is not in the form it documents."""
+
+
 class DeliveryError(CommplanError):
     """One request to a provider did not end in an acceptance.
 
@@ -133,4 +164,10 @@ class UnknownError(DeliveryError):
 
 
 class HaltError(DeliveryError):
-    """No message of this sender can go out until a person acts."""
+    """No message of this sender can go out until a person acts; with `country`, none to that recipient's country."""
+
+    def __init__(
+        self, reason: str, *, status: int | None = None, code: str | None = None, country: bool = False
+    ) -> None:
+        super().__init__(reason, status=status, code=code)
+        self.country = country

@@ -49,6 +49,9 @@ class EmailSettings(_Group):
     api_key: SecretStr | None = Field(None, description="SendGrid API key; needed before anything is sent")
     from_address: str = Field("hello@sender.example.com", description="Sender address, verified at the provider")
     from_name: str = Field("commplan", description="Sender name")
+    unsubscribe_address: str | None = Field(
+        None, description="Mailbox that also takes opt-outs, offered to mail programs in List-Unsubscribe"
+    )
     webhook_keys: tuple[str, ...] = Field(
         (), description="Public keys of the event webhook, base64 DER; several during a rotation"
     )

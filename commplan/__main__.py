@@ -1,0 +1,5 @@
+"""``python -m commplan`` is ``commplan``."""
+
+from commplan.cli import main
+
+main()

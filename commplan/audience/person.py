@@ -1,0 +1,234 @@
+"""One row of a source as a person: id, addresses, consent, language and zone, each in its one normal form.
+
+Pure, apart from caches of what many rows share; never raises for a bad value, which becomes None and a reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, TypeVar
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from commplan.audience.address import read_email, read_phone
+from commplan.errors import Finding, InputError
+from commplan.ids import AddressKey, Keyring
+from commplan.plan import ContactColumns, write_duration
+from commplan.terms import Reason
+
+#: Longest id of a person.
+MAX_ID = 200
+#: What consent columns say; anything else is unknown.
+_YES = frozenset({"1", "true", "t", "yes", "y", "on", "是"})
+_NO = frozenset({"0", "false", "f", "no", "n", "off", "否"})
+_LOCALE = re.compile(r"([A-Za-z]{2,3})(?:[-_]([A-Za-z]{4}))?(?:[-_]([A-Za-z]{2}|[0-9]{3}))?(?:\.[A-Za-z0-9-]+)?")
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """A person as the snapshot keeps them. `unread` names what could not be understood and was left empty."""
+
+    contact_id: str
+    email: str | None = field(repr=False)
+    email_key: AddressKey | None
+    email_reason: Reason | None
+    phone: str | None = field(repr=False)
+    phone_key: AddressKey | None
+    phone_reason: Reason | None
+    country: str | None
+    locale: str | None
+    zone: str | None
+    email_consent: bool | None
+    sms_consent: bool | None
+    unread: tuple[str, ...]
+
+
+class Reader:
+    """Reads the rows of one source. InputError, with every finding, if the plan names columns it does not return."""
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        mapping: ContactColumns,
+        *,
+        default_region: str,
+        keyring: Keyring,
+        place: str,
+    ) -> None:
+        self.columns = tuple(columns)
+        self._place = place
+        self._region = default_region
+        self._keyring = keyring
+        self._findings: list[Finding] = []
+        self._id = self._find(mapping.id, "id")
+        self._email = self._find(mapping.email, "email")
+        self._phone = self._find(mapping.phone, "phone")
+        self._locale = self._find(mapping.locale, "locale")
+        self._zone = self._find(mapping.timezone, "timezone")
+        self._email_consent = self._find(mapping.consent.email, "consent.email")
+        self._sms_consent = self._find(mapping.consent.sms, "consent.sms")
+        if self._findings:
+            raise InputError(self._findings)
+
+    def _find(self, column: str | None, field: str) -> int | None:
+        if column is None:
+            return None
+        if column in self.columns:
+            return self.columns.index(column)
+        self._findings.append(
+            Finding(
+                place=self._place,
+                field=f"audience.contact.{field}",
+                rule=f"the audience's query returns no column {column!r}",
+                remedy=f"it returns {', '.join(self.columns)}",
+            )
+        )
+        return None
+
+    def contact_id(self, row: Sequence[Any]) -> str | None:
+        """Return a row's id as text, None when there is none that can be used."""
+        return None if self._id is None else read_id(row[self._id])
+
+    def read(self, row: Sequence[Any], contact_id: str) -> Person:
+        """Return the person of a row whose id was read already."""
+        unread: list[str] = []
+        email, email_reason = _reach(row, self._email, read_email, Reason.NO_EMAIL, Reason.INVALID_EMAIL)
+        found, phone_reason = _reach(
+            row, self._phone, lambda text: read_phone(text, self._region), Reason.NO_PHONE, Reason.INVALID_PHONE
+        )
+        phone, country = found if found is not None else (None, None)
+        key = self._keyring.address_key
+        return Person(
+            contact_id=contact_id,
+            email=email,
+            email_key=None if email is None else key("email", email.casefold()),
+            email_reason=email_reason,
+            phone=phone,
+            phone_key=None if phone is None else key("sms", phone),
+            phone_reason=phone_reason,
+            country=country,
+            locale=_known(row, self._locale, read_locale, "locale", unread),
+            zone=_known(row, self._zone, read_zone, "timezone", unread),
+            email_consent=_known(row, self._email_consent, read_consent, "consent.email", unread),
+            sms_consent=_known(row, self._sms_consent, read_consent, "consent.sms", unread),
+            unread=tuple(unread),
+        )
+
+    def as_json(self, row: Sequence[Any]) -> str:
+        """Return the row's columns as a JSON object; InputError names a column whose values JSON has no form for."""
+        values = dict(zip(self.columns, row, strict=False))
+        try:
+            return _encode(values)
+        except (TypeError, ValueError):
+            plain = {name: self._plain(name, value) for name, value in values.items()}
+            return _encode(plain)
+
+    def _plain(self, name: str, value: object) -> object:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        try:
+            _encode(value)
+        except (TypeError, ValueError):
+            raise InputError.one(
+                self._place,
+                f"column {name!r} holds values that cannot stand in a text ({type(value).__name__})",
+                "leave it out of the query, or cast it to text there",
+            ) from None
+        return value
+
+
+def _reach(
+    row: Sequence[Any], at: int | None, read: Callable[[str], _T | None], missing: Reason, invalid: Reason
+) -> tuple[_T | None, Reason | None]:
+    """Return what a column says of one channel, else why it says nothing."""
+    value = None if at is None else row[at]
+    text = "" if value is None else str(value).strip()
+    if not text:
+        return None, missing
+    found = read(text)
+    return found, (invalid if found is None else None)
+
+
+def _known(
+    row: Sequence[Any], at: int | None, read: Callable[[Any], _T | None], name: str, unread: list[str]
+) -> _T | None:
+    """Return what a column says, None when it is empty or, noted in `unread`, not understood."""
+    value = None if at is None else row[at]
+    if value is None or value == "":
+        return None
+    found = read(value)
+    if found is None:
+        unread.append(name)
+    return found
+
+
+def _as_json(value: object) -> object:
+    """Return the JSON form of what databases return besides text, numbers and nothing."""
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, (Decimal, UUID)):
+        return str(value)
+    if isinstance(value, timedelta):
+        return write_duration(value)
+    raise TypeError(type(value).__name__)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_json).encode
+
+
+def read_id(value: object) -> str | None:
+    """Return a person's id as text, or None if it is empty, not printable or longer than `MAX_ID` characters."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = "" if value is None or isinstance(value, (bytes, bool)) else str(value).strip()
+    return text if 0 < len(text) <= MAX_ID and text.isprintable() else None
+
+
+@lru_cache(maxsize=4_096)
+def read_locale(text: object) -> str | None:
+    """Return a language tag in its usual spelling (``zh-CN``, ``zh-Hans-CN``, ``en``), or None."""
+    match = _LOCALE.fullmatch(str(text).strip())
+    if not match:
+        return None
+    language, script, region = match.groups()
+    parts = (language.lower(), script and script.title(), region and region.upper())
+    return "-".join(part for part in parts if part)
+
+
+@lru_cache(maxsize=4_096)
+def read_zone(text: object) -> str | None:
+    """Return the name of an IANA time zone, or None."""
+    try:
+        return ZoneInfo(str(text).strip()).key
+    except (ValueError, OSError):
+        return None
+
+
+def read_consent(value: object) -> bool | None:
+    """Return what a consent column says: a yes word or the date it was given is True, a no word False, else None."""
+    if isinstance(value, (datetime, date)):
+        return True
+    word = str(value).strip().casefold()
+    if word in _YES:
+        return True
+    if word in _NO:
+        return False
+    return True if _is_date(word) else None
+
+
+@lru_cache(maxsize=4_096)
+def _is_date(text: str) -> bool:
+    try:
+        return bool(datetime.fromisoformat(text)) and "-" in text
+    except ValueError:
+        return False

@@ -1,0 +1,281 @@
+"""Resolving an audience: everyone the source returns, as rows of the run's snapshot.
+
+Drops nobody silently: who cannot become a row is counted by reason and listed in the rejects file.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from sqlalchemy import Connection, delete, func, insert, select, text
+
+from commplan import segment
+from commplan.audience.enrolment import enrol, release
+from commplan.audience.person import Person, Reader
+from commplan.audience.source import Source
+from commplan.errors import InputError, RunError
+from commplan.ids import RunId
+from commplan.plan import Audience, Plan
+from commplan.store import Store
+from commplan.store.tables import messages, recipients
+from commplan.terms import Channel, Reason
+
+#: Recipients removed in one transaction.
+_SWEEP = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """What became of the source's rows; ids and counts only.
+
+    `returned` rows are `audience` people plus the `rejected` rows, by reason (``no_id``, ``repeated_id``).
+    `unreachable` counts people per reason why a channel has no address; `unread` counts values that were left empty
+    because they could not be understood, by column of `audience.contact`; `excluded` counts people who are left out
+    of every step. `segments` counts people by segment, None being those in no segment.
+    """
+
+    returned: int
+    audience: int
+    rejected: Mapping[str, int]
+    unreachable: Mapping[Reason, int]
+    unread: Mapping[str, int]
+    excluded: Mapping[Reason, int]
+    segments: Mapping[str | None, int]
+
+
+class SourceRow(NamedTuple):
+    """A row of the source: its number from 1, its segment, and its columns."""
+
+    number: int
+    segment: str | None
+    values: Sequence[Any]
+
+    def __repr__(self) -> str:
+        return f"SourceRow(number={self.number})"
+
+
+#: What `Person` and the table of recipients have in common.
+_PERSON = (
+    "contact_id",
+    "email",
+    "email_key",
+    "email_reason",
+    "phone",
+    "phone_key",
+    "phone_reason",
+    "country",
+    "locale",
+    "zone",
+    "email_consent",
+    "sms_consent",
+)
+
+
+def open_source(plan: Plan, source_url: str, *, part: str = "audience.source") -> Source:
+    """Open the database a plan's people come from; `part` is the part of the plan that errors name."""
+    source = plan.audience.source
+    return Source(
+        source_url,
+        timeout=source.timeout,
+        row_limit=source.row_limit,
+        zone=source.zone,
+        place=f"{plan.plan}: {part}",
+    )
+
+
+def query(audience: Audience) -> str:
+    """Return the SELECT that an audience is: its own, or all of the imported contacts."""
+    source = audience.source
+    return source.sql if source.sql is not None else f'SELECT * FROM "{source.contacts}"'
+
+
+def read(
+    store: Store, source: Source, plan: Plan, *, since: datetime | None, default_region: str
+) -> Iterator[tuple[Reader, list[SourceRow]]]:
+    """Yield the reader of the source's rows with each chunk of them; the reader knows the query's columns."""
+    statement = source.statement(query(plan.audience))
+    columns = source.columns(statement, since=since)
+    if segment.SEGMENT_COLUMN in columns:
+        raise InputError.one(source.place, f"the query returns a column {segment.SEGMENT_COLUMN}", "rename it with AS")
+    reader = Reader(
+        columns, plan.audience.contact, default_region=default_region, keyring=store.keyring, place=source.place
+    )
+    expression = segment.compile(plan.audience, columns=columns, dialect=source.dialect)
+    chosen = f"s.*, {expression or 'NULL'} AS {segment.SEGMENT_COLUMN}".replace(":", "\\:")
+    number = 0
+    for _, chunk in source.stream(statement, select=chosen, since=since):
+        yield reader, [SourceRow(number + at, row[-1], row[:-1]) for at, row in enumerate(chunk, 1)]
+        number += len(chunk)
+
+
+def rejects_path(home: Path, run_key: str) -> Path:
+    """Return the file that lists who of a run's source could not be used."""
+    return home / "rejects" / f"{quote(run_key, safe='@+=:')}.csv"
+
+
+def resolve(
+    store: Store,
+    *,
+    run_id: RunId,
+    plan: Plan,
+    since: datetime | None,
+    source_url: str,
+    default_region: str,
+    now: datetime,
+    home: Path,
+    run_key: str,
+    progress: Callable[[int], None] | None = None,
+) -> Resolution:
+    """Write the run's snapshot: one recipient per person, numbered from 1 in the source's order, then enrolment.
+
+    Writes in short transactions, memory stays flat, and `progress` is told the rows read so far. What an earlier
+    attempt of the same run left is removed first; after an error nothing of this one stays. Rows that are nobody, and
+    people who can be reached on no channel, are listed in ``rejects/<run key>.csv`` under `home` (mode 0600; ids and
+    reasons, no addresses). Raises InputError for a query, a segment or a source that cannot be used, RunError when the run
+    already has messages.
+    """
+    clear(store, run_id)
+    tally = _Tally(run_id, plan)
+    try:
+        with open_source(plan, source_url) as source, _rejects_file(rejects_path(home, run_key)) as reject:
+            for reader, chunk in read(store, source, plan, since=since, default_region=default_region):
+                with store.write() as connection:
+                    rows = tally.recipients(connection, reader, chunk, reject)
+                    if rows:
+                        connection.execute(insert(recipients), rows)
+                if progress is not None:
+                    progress(tally.returned)
+        enrol(store, run_id=run_id, plan=plan, people=tally.audience, now=now)
+    except BaseException:
+        clear(store, run_id)
+        raise
+    return tally.resolution(store)
+
+
+def clear(store: Store, run_id: RunId) -> None:
+    """Remove a run's snapshot and its reservations; RunError when messages were made from it already."""
+    with store.write() as connection:
+        if connection.execute(select(messages.c.seq).where(messages.c.run_id == run_id).limit(1)).first():
+            raise RunError("this run has its messages already; its audience is frozen and cannot be resolved again")
+        release(connection, run_id)
+        last = connection.execute(
+            select(func.max(recipients.c.seq)).where(recipients.c.run_id == run_id)
+        ).scalar_one_or_none()
+    for first in range(1, (last or 0) + 1, _SWEEP):
+        with store.write() as connection:
+            connection.execute(
+                delete(recipients).where(
+                    recipients.c.run_id == run_id, recipients.c.seq.between(first, first + _SWEEP - 1)
+                )
+            )
+
+
+def known(connection: Connection, run_id: RunId, contact_ids: Sequence[str], *columns: Any) -> Sequence[Any]:
+    """Return the rows of a run's recipients with these ids: `contact_id` and the columns asked for."""
+    if connection.dialect.name == "postgresql":
+        chosen = text("SELECT unnest(CAST(:ids AS text[]))").bindparams(ids=list(contact_ids))
+    else:
+        chosen = text("SELECT value FROM json_each(:ids)").bindparams(ids=json.dumps(list(contact_ids)))
+    statement = select(recipients.c.contact_id, *columns).where(
+        recipients.c.run_id == run_id, recipients.c.contact_id.in_(chosen)
+    )
+    return connection.execute(statement).all()
+
+
+@contextmanager
+def _rejects_file(path: Path) -> Iterator[Callable[[int, str | None, str], None]]:
+    """Open the list of who could not be used; yields what adds a line: row, id, reason."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "contact id", "reason"])
+        yield lambda number, contact_id, reason: writer.writerow([number, contact_id or "", reason])
+
+
+class _Tally:
+    """Turns chunks of rows into recipients, and counts what becomes of every row."""
+
+    def __init__(self, run_id: RunId, plan: Plan) -> None:
+        self._run_id = run_id
+        self._people = plan.audience.people
+        self._channels = plan.channels
+        self.returned = 0
+        self.audience = 0
+        self._rejected: Counter[str] = Counter()
+        self._unreachable: Counter[Reason] = Counter()
+        self._unread: Counter[str] = Counter()
+        self._segments: Counter[str | None] = Counter()
+
+    def recipients(
+        self,
+        connection: Connection,
+        reader: Reader,
+        chunk: Sequence[SourceRow],
+        reject: Callable[[int, str | None, str], None],
+    ) -> list[dict[str, Any]]:
+        """Return the recipients to insert, numbered on from those before; ids seen in any chunk are rejected."""
+        ids = [reader.contact_id(row.values) for row in chunk]
+        seen = {row.contact_id for row in known(connection, self._run_id, [i for i in ids if i is not None])}
+        rows: list[dict[str, Any]] = []
+        for row, contact_id in zip(chunk, ids, strict=True):
+            self.returned += 1
+            if contact_id is None or contact_id in seen:
+                reason = "no_id" if contact_id is None else "repeated_id"
+                self._rejected[reason] += 1
+                reject(row.number, contact_id, reason)
+                continue
+            seen.add(contact_id)
+            self.audience += 1
+            person = reader.read(row.values, contact_id)
+            self._count(person, row, reject)
+            rows.append(
+                {
+                    "run_id": self._run_id,
+                    "seq": self.audience,
+                    "people": self._people,
+                    "segment": row.segment,
+                    "columns": reader.as_json(row.values),
+                    **{name: getattr(person, name) for name in _PERSON},
+                }
+            )
+        return rows
+
+    def _count(self, person: Person, row: SourceRow, reject: Callable[[int, str | None, str], None]) -> None:
+        self._segments[row.segment] += 1
+        self._unread.update(person.unread)
+        reasons = [person.email_reason] if Channel.EMAIL in self._channels else []
+        reasons += [person.phone_reason] if Channel.SMS in self._channels else []
+        missing = [reason for reason in reasons if reason is not None]
+        self._unreachable.update(missing)
+        if len(missing) == len(reasons):
+            reject(row.number, person.contact_id, " ".join(missing))
+
+    def resolution(self, store: Store) -> Resolution:
+        """Return the counts, those of enrolment read back from the store."""
+        with store.read() as connection:
+            excluded = connection.execute(
+                select(recipients.c.excluded, func.count())
+                .where(recipients.c.run_id == self._run_id, recipients.c.excluded.is_not(None))
+                .group_by(recipients.c.excluded)
+            ).all()
+        return Resolution(
+            returned=self.returned,
+            audience=self.audience,
+            rejected=dict(self._rejected),
+            unreachable=dict(self._unreachable),
+            unread=dict(self._unread),
+            excluded={Reason(reason): count for reason, count in excluded},
+            segments=dict(self._segments),
+        )

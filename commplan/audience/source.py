@@ -1,0 +1,284 @@
+"""The organisation's own database: one checked SELECT, streamed over a read-only connection of its own.
+
+Never writes there, never holds more than one chunk of rows, and never lets that database's words, which may quote
+people's data, into an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, DateTime, Engine, TextClause, bindparam, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect
+from sqlglot.errors import SqlglotError
+
+from commplan.errors import InputError
+
+_LOG = logging.getLogger("commplan.audience")
+#: Rows asked for at a time.
+CHUNK = 5_000
+#: sqlglot's name of a database, where it differs from SQLAlchemy's.
+_DIALECTS = {"postgresql": "postgres", "mariadb": "mysql", "mssql": "tsql"}
+_WRITES = (exp.DML, exp.DDL, exp.Command, exp.Into, exp.Lock, exp.Pragma, exp.Set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A query that has been checked: one SELECT, with no parameter but ``:since``."""
+
+    sql: str
+    uses_since: bool
+
+    @classmethod
+    def check(cls, sql: str, *, dialect: str, place: str) -> Statement:
+        """Return the statement written in `sql`, without what follows it; InputError unless it is one SELECT."""
+        try:
+            grammar = Dialect.get_or_raise(dialect)
+            tokens = grammar.tokenize(sql)
+            trees = [tree for tree in grammar.parse(sql) if tree is not None and not isinstance(tree, exp.Semicolon)]
+        except (SqlglotError, RecursionError):
+            raise InputError.one(
+                place, "the query cannot be read as SQL", "try it in the database's own console, then paste it here"
+            ) from None
+        if len(trees) != 1 or not isinstance(trees[0], exp.Query) or trees[0].find(*_WRITES):
+            raise InputError.one(
+                place,
+                "the query is not one SELECT",
+                "write a single statement that only reads; commplan changes nothing",
+            )
+        holders = {node.name for node in trees[0].find_all(exp.Placeholder, exp.Parameter)}
+        if holders - {"since"}:
+            raise InputError.one(place, "the query has a parameter other than :since", "write the value itself")
+        while tokens and tokens[-1].token_type.name == "SEMICOLON":
+            tokens.pop()
+        since = {
+            colon.start
+            for colon, name in pairwise(tokens)
+            if colon.token_type.name == "COLON" and name.text == "since" and name.start == colon.end + 1
+        }
+        body = sql[: tokens[-1].end + 1]
+        # SQLAlchemy would take any :word, even inside a string, for a parameter: every other colon is escaped.
+        escaped = "".join("\\:" if sign == ":" and at not in since else sign for at, sign in enumerate(body))
+        return cls(sql=escaped, uses_since="since" in holders)
+
+
+class Source:
+    """An open source. Everything that goes wrong with it is an InputError that names `place`.
+
+    SQLite is opened with ``mode=ro`` and ``query_only``, PostgreSQL in a READ ONLY transaction; other databases are
+    read inside a transaction that is rolled back. `timeout` is the time the database itself takes in all, not counting
+    what is done with the rows in between.
+    """
+
+    def __init__(self, url: str, *, timeout: timedelta, row_limit: int, zone: ZoneInfo | None, place: str) -> None:
+        self.place = place
+        self._seconds = timeout.total_seconds()
+        self._row_limit = row_limit
+        self._zone = zone or ZoneInfo("UTC")
+        self._deadline = float("inf")
+        try:
+            self._url = make_url(url)
+            if self._url.drivername == "postgresql":
+                self._url = self._url.set(drivername="postgresql+psycopg")
+            self._engine = self._open(self._url)
+        except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
+            raise InputError.one(
+                place, "this is not a database URL we have a driver for", "write sqlite:///FILE or postgresql://…"
+            ) from None
+        backend = self._url.get_backend_name()
+        self.dialect = _DIALECTS.get(backend, backend)
+
+    def _open(self, url: URL) -> Engine:
+        if url.get_backend_name() != "sqlite":
+            return create_engine(url, hide_parameters=True, poolclass=NullPool)
+        path = url.database
+        if not path or path == ":memory:" or path.startswith("file:"):
+            raise ValueError("a source is a file")
+        readable = f"{Path(path).absolute().as_uri()}?mode=ro"
+        engine = create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(readable, uri=True, timeout=30, isolation_level=None),
+            hide_parameters=True,
+            poolclass=NullPool,
+        )
+
+        @event.listens_for(engine, "connect")
+        def _configure(connection: sqlite3.Connection, record: object) -> None:
+            connection.execute("PRAGMA query_only=ON")
+            connection.set_progress_handler(lambda: time.monotonic() > self._deadline, 10_000)
+
+        return engine
+
+    def statement(self, sql: str) -> Statement:
+        """Return a query of the plan, checked in this database's dialect."""
+        return Statement.check(sql, dialect=self.dialect, place=self.place)
+
+    def columns(self, statement: Statement, *, since: datetime | None) -> tuple[str, ...]:
+        """Return the names of a query's columns without reading a row; names that repeat are refused."""
+        with self._reading() as connection, self._limited(self._seconds):
+            result = connection.execute(*self._bind(f"SELECT * FROM (\n{statement.sql}\n) AS s WHERE 1 = 0", since))
+            names = tuple(result.keys())
+        # SQLite itself renames the second `id` of a subquery to `id:1`.
+        repeated = {name for name in names if names.count(name) > 1 or name.rpartition(":")[0] in names}
+        if repeated:
+            raise InputError.one(
+                self.place,
+                f"the query returns {', '.join(sorted(repeated))} twice",
+                "give each column a name of its own with AS",
+            )
+        return names
+
+    def stream(
+        self, statement: Statement, *, select: str = "s.*", since: datetime | None = None
+    ) -> Iterator[tuple[tuple[str, ...], Sequence[Sequence[Any]]]]:
+        """Yield the column names and the rows in chunks of at most `CHUNK`; at least one chunk, maybe empty.
+
+        `select` is what is taken from the query, which is called ``s``; it is SQL of our own making. The reading
+        transaction stays open until the last chunk was taken.
+        """
+        sql = f"SELECT {select} FROM (\n{statement.sql}\n) AS s"
+        spent, rows = 0.0, 0
+        with self._reading() as connection:
+            started = time.monotonic()
+            with self._limited(self._seconds):
+                result = connection.execution_options(stream_results=True, max_row_buffer=CHUNK).execute(
+                    *self._bind(sql, since)
+                )
+            names = tuple(result.keys())
+            while True:
+                with self._limited(self._seconds - spent):
+                    chunk = result.fetchmany(CHUNK)
+                    spent += time.monotonic() - started
+                    if spent > self._seconds:
+                        raise self._too_slow()
+                rows += len(chunk)
+                if rows > self._row_limit:
+                    raise InputError.one(
+                        self.place,
+                        f"the query returns more than {self._row_limit} rows",
+                        "narrow it, or raise audience.source.row_limit",
+                    )
+                if chunk or not rows:
+                    yield names, chunk
+                if len(chunk) < CHUNK:
+                    return
+                started = time.monotonic()
+
+    def _bind(self, sql: str, since: datetime | None) -> tuple[TextClause, dict[str, object]]:
+        statement = text(sql)
+        if "since" not in statement._bindparams:
+            return statement, {}
+        if since is None:
+            raise InputError.one(self.place, "the query uses :since, and this run has none", "set audience.start")
+        if self.dialect == "postgres":
+            return statement.bindparams(bindparam("since", type_=DateTime(timezone=True))), {"since": since}
+        local = since.astimezone(self._zone).replace(tzinfo=None, microsecond=0)
+        return statement, {"since": local.isoformat(" ") if self.dialect == "sqlite" else local}
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Open a connection in a transaction that cannot write; rolled back at the end."""
+        try:
+            with self._engine.connect() as connection:
+                if self.dialect == "postgres":
+                    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+                    connection.execute(
+                        text(
+                            "SELECT set_config('statement_timeout', :limit, true), set_config('TimeZone', :zone, true)"
+                        ),
+                        {"limit": str(int(self._seconds * 1000)), "zone": str(self._zone)},
+                    )
+                elif self.dialect == "sqlite":
+                    connection.exec_driver_sql("BEGIN")
+                yield connection
+                connection.rollback()
+        except SQLAlchemyError as error:
+            raise self._translated(error) from None
+
+    @contextmanager
+    def _limited(self, seconds: float) -> Iterator[None]:
+        self._deadline = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._deadline = float("inf")
+
+    def _too_slow(self) -> InputError:
+        return InputError.one(
+            self.place,
+            f"the query took longer than {self._seconds:.0f} s",
+            "narrow it, add an index, or raise audience.source.timeout",
+        )
+
+    def _translated(self, error: SQLAlchemyError) -> InputError:
+        original = error.orig if isinstance(error, DBAPIError) else None
+        state = getattr(original, "sqlstate", None)
+        _LOG.warning("the source refused a query", extra={"kind": type(original or error).__name__, "sqlstate": state})
+        if state == "57014" or (isinstance(original, sqlite3.OperationalError) and str(original) == "interrupted"):
+            return self._too_slow()
+        if state == "25006" or (isinstance(original, sqlite3.OperationalError) and "readonly" in str(original)):
+            return InputError.one(self.place, "the query would write to the database", "write a query that only reads")
+        if isinstance(error, DBAPIError) and (error.connection_invalidated or _unreachable(original)):
+            return InputError.one(
+                self.place, "the database cannot be reached", "check its URL in the environment, and that it is up"
+            )
+        kind = f" ({state})" if state else f" ({_name_of(original)})" if _name_of(original) else ""
+        return InputError.one(
+            self.place,
+            f"the database refused the query{kind}",
+            "try it in the database's own console; its own words are not shown here, they may quote people's data",
+        )
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.dispose()
+
+
+def _unreachable(original: BaseException | None) -> bool:
+    if isinstance(original, sqlite3.Error):
+        return "unable to open" in str(original) or "not a database" in str(original)
+    state = getattr(original, "sqlstate", None)
+    return type(original).__name__ == "OperationalError" and (state is None or state[:2] in ("08", "28", "3D", "57"))
+
+
+def _name_of(original: BaseException | None) -> str | None:
+    return getattr(original, "sqlite_errorname", None)
+
+
+def as_utc(value: object, zone: ZoneInfo | None) -> datetime:
+    """Return a time that a source returned as an aware UTC time; naive ones are of `zone`.
+
+    Takes datetimes, dates (their midnight) and ISO 8601 text. ValueError when it is no time, or a naive one without a
+    zone; the message does not contain the value.
+    """
+    moment: datetime
+    if isinstance(value, datetime):
+        moment = value
+    elif hasattr(value, "isoformat") or isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value if isinstance(value, str) else value.isoformat())
+        except ValueError:
+            raise ValueError("a value that is not an ISO 8601 time") from None
+    else:
+        raise ValueError("a value that is not a time")
+    if moment.tzinfo is None:
+        if zone is None:
+            raise ValueError("a time without a zone")
+        moment = moment.replace(tzinfo=zone)
+    return moment.astimezone(UTC)

@@ -1,0 +1,221 @@
+"""Email through SendGrid v3: the official SDK builds and authenticates, our transport carries, one request a batch.
+
+It never repeats a request, and never puts an address, a text or the key into an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+from urllib.parse import quote
+
+import orjson
+from python_http_client import Client
+from sendgrid import SendGridAPIClient
+
+from commplan.channels.failures import http_date, of_sendgrid
+from commplan.channels.transport import Answer, Transport
+from commplan.envelope import Acceptance, EmailBatch, EmailRecipient
+from commplan.errors import RejectedError
+from commplan.settings import EmailSettings
+
+#: Most people in one request.
+MOST_RECIPIENTS = 1_000
+#: Most bytes of one person's substitutions; the API document says this, the manual five times as much.
+MOST_SUBSTITUTION_BYTES = 10_000
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_HEADER_URL = re.compile(r"https?://[!-;=?-~]+")
+_TRACKING = {
+    "click_tracking": {"enable": True, "enable_text": False},
+    "open_tracking": {"enable": True},
+    # SendGrid would add its own List-Unsubscribe beside ours.
+    "subscription_tracking": {"enable": False},
+}
+
+
+class _Request(Protocol):
+    """What we read of the ``urllib.request.Request`` that the SDK builds."""
+
+    selector: str
+    data: bytes | None
+
+    def get_method(self) -> str: ...
+    def header_items(self) -> list[tuple[str, str]]: ...
+
+
+class _Body(bytes):
+    """A body that is JSON already: the SDK's own serialising and logging cost more than all the rest of a request.
+
+    The SDK sends a body of any media type but plain ``application/json`` as it is, after ``encode``, and formats it
+    for its debug log even if there is none.
+    """
+
+    def encode(self, _encoding: str) -> _Body:
+        return self
+
+    def __str__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
+class _Reply:
+    """What the SDK reads of an answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def getcode(self) -> int:
+        return self._answer.status
+
+    def read(self) -> bytes:
+        return self._answer.body
+
+    def info(self) -> Mapping[str, str]:
+        return self._answer.headers
+
+
+class _Carrier(Client):  # type: ignore[misc]
+    """The SDK's HTTP client on our transport; any answer but 2xx is raised as one of our errors."""
+
+    def __init__(
+        self, *, transport: Transport, host: str, request_headers: dict[str, str], url_path: Sequence[str] = ()
+    ):
+        super().__init__(host=host, request_headers=request_headers, version=3, url_path=list(url_path))
+        self.transport = transport
+
+    def _build_client(self, name: str | None = None) -> _Carrier:
+        path = [*self._url_path, name] if name else self._url_path
+        return _Carrier(transport=self.transport, host=self.host, request_headers=self.request_headers, url_path=path)
+
+    def _make_request(self, _opener: object, request: _Request, timeout: float | None = None) -> _Reply:
+        answer = self.transport.request(
+            request.get_method(), request.selector, headers=dict(request.header_items()), body=request.data or b""
+        )
+        if not 200 <= answer.status < 300:
+            raise of_sendgrid(answer.status, answer.headers, answer.body)
+        return _Reply(answer)
+
+
+class SendGridGateway:
+    """Sends email batches; safe to share between threads, each call on a connection of its own."""
+
+    def __init__(self, settings: EmailSettings, *, transport: Transport | None = None) -> None:
+        key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
+        base_url = settings.base_url.rstrip("/")
+        self._transport = transport or Transport(base_url, timeout=settings.timeout)
+        # At DEBUG the SDK's carrier logs the key and every body.
+        logging.getLogger("python_http_client").setLevel(logging.WARNING)
+        self._sendgrid = SendGridAPIClient(api_key=key or "none", host=base_url)
+        headers = {**self._sendgrid._default_headers, "Content-Type": "application/json; charset=utf-8"}
+        self._sendgrid.client = _Carrier(transport=self._transport, host=base_url, request_headers=headers)
+        self._from = {"email": settings.from_address, "name": settings.from_name}
+        self._unsubscribe_address = settings.unsubscribe_address
+
+    def connect(self) -> None:
+        """Have a connection ready; TransientError if SendGrid cannot be reached."""
+        self._transport.connect()
+
+    def send(self, batch: EmailBatch) -> Acceptance:
+        """Hand a batch to SendGrid, in one request, once.
+
+        Raises RejectedError before anything is written for a person whose data the API cannot take (`index` says
+        who), and otherwise whatever the failure table says of the answer. At most 1,000 recipients, no address twice.
+        """
+        _check(batch)
+        body = _serialise(self._payload(batch))
+        try:
+            response = self._sendgrid.client.mail.send.post(request_body=body)
+        except RejectedError as error:
+            if error.index is not None and error.index >= len(batch.recipients):
+                error.index = None
+            raise
+        provider_id = response.headers.get("x-message-id")
+        if response.status_code != 202 or (provider_id is None and response.body):
+            raise of_sendgrid(response.status_code, response.headers, response.body)
+        return Acceptance(provider_id=provider_id, provider_time=http_date(response.headers.get("date", "")))
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._transport.close()
+
+    def _payload(self, batch: EmailBatch) -> dict[str, object]:
+        content = [{"type": "text/plain", "value": batch.text}]
+        if batch.html:
+            content.append({"type": "text/html", "value": batch.html})
+        return {
+            "from": self._from,
+            "subject": batch.subject,
+            "content": content,
+            "personalizations": [self._personalization(batch, recipient) for recipient in batch.recipients],
+            "tracking_settings": _TRACKING,
+        }
+
+    def _personalization(self, batch: EmailBatch, recipient: EmailRecipient) -> dict[str, object]:
+        personalization: dict[str, object] = {
+            "to": [{"email": recipient.address}],
+            "substitutions": dict(recipient.values),
+            "custom_args": {"cp_m": recipient.token, "cp_a": batch.attempt_id},
+        }
+        if recipient.unsubscribe_url is not None:
+            ways = f"<{recipient.unsubscribe_url}>"
+            if self._unsubscribe_address is not None:
+                ways += f", <mailto:{quote(self._unsubscribe_address, safe='@')}?subject={recipient.token}>"
+            personalization["headers"] = {
+                "List-Unsubscribe": ways,
+                "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+            }
+        return personalization
+
+
+def _serialise(payload: dict[str, object]) -> _Body:
+    try:
+        return _Body(orjson.dumps(payload))
+    except TypeError:
+        pass
+    # Half a surrogate pair has no UTF-8: find out whose it is.
+    personalizations = payload["personalizations"]
+    assert isinstance(personalizations, list)
+    for index, personalization in enumerate(personalizations):
+        try:
+            orjson.dumps(personalization)
+        except TypeError:
+            raise RejectedError("a value is not valid Unicode text", index=index) from None
+    raise RejectedError("the subject or the text is not valid Unicode text")
+
+
+def _check(batch: EmailBatch) -> None:
+    """Raise RejectedError for the first recipient that SendGrid would refuse, or could misread."""
+    if not 1 <= len(batch.recipients) <= MOST_RECIPIENTS:
+        raise RejectedError(f"a request takes 1 to {MOST_RECIPIENTS} recipients")
+    if _CONTROL.search(batch.subject):
+        raise RejectedError("the subject holds a line break or control character")
+    placeholders = batch.recipients[0].values.keys()
+    in_subject = [placeholder for placeholder in placeholders if placeholder in batch.subject]
+    seen: set[str] = set()
+    for index, recipient in enumerate(batch.recipients):
+        problem = _problem(recipient, placeholders, in_subject)
+        seen.add(recipient.address.casefold())
+        if problem is None and len(seen) == index:
+            problem = "the address is in this request already"
+        if problem is not None:
+            raise RejectedError(problem, index=index)
+
+
+def _problem(recipient: EmailRecipient, placeholders: object, in_subject: Sequence[str]) -> str | None:
+    values = recipient.values
+    if values.keys() != placeholders:
+        return "the values do not fit the placeholders of the batch"
+    # A character is at most four bytes: the exact count is rarely needed.
+    if sum(map(len, values)) + sum(map(len, values.values())) > MOST_SUBSTITUTION_BYTES // 4:
+        size = sum(len((placeholder + value).encode(errors="replace")) for placeholder, value in values.items())
+        if size > MOST_SUBSTITUTION_BYTES:
+            return f"the values are longer than {MOST_SUBSTITUTION_BYTES} bytes"
+    if any(_CONTROL.search(values[placeholder]) for placeholder in in_subject):
+        return "a value in the subject holds a line break or control character"
+    if _CONTROL.search(recipient.address):
+        return "the address holds a line break or control character"
+    if recipient.unsubscribe_url is not None and not _HEADER_URL.fullmatch(recipient.unsubscribe_url):
+        return "the unsubscribe address cannot stand in a header"
+    return None

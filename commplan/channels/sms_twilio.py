@@ -1,0 +1,125 @@
+"""SMS through Twilio: the official SDK builds and reads, our transport carries, one request a message.
+
+It never repeats a request, never reads ``TWILIO_*`` variables, and never puts a number or a text into an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64encode
+from collections.abc import Mapping
+from urllib.parse import urlencode, urlsplit
+
+from twilio.http import HttpClient
+from twilio.http.response import Response
+from twilio.rest import Client
+
+from commplan.channels.failures import TWILIO_CODES, http_date, of_twilio
+from commplan.channels.transport import Transport
+from commplan.envelope import Acceptance, TextMessage
+from commplan.errors import RejectedError, UnknownError
+from commplan.settings import SmsSettings
+
+#: Most characters of one message.
+LONGEST_TEXT = 1_600
+#: Most seconds a message may wait in Twilio's queue.
+LONGEST_VALIDITY = 36_000
+
+
+class _Carrier(HttpClient):  # type: ignore[misc]
+    """The SDK's HTTP client on our transport, at the configured address; any answer but 2xx is one of our errors."""
+
+    def __init__(self, transport: Transport, base_url: str) -> None:
+        super().__init__(logging.getLogger(__name__), False)
+        self._transport = transport
+        self._prefix = urlsplit(base_url).path.rstrip("/")
+
+    def request(
+        self,
+        method: str,
+        uri: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        data: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+        timeout: float | None = None,
+        allow_redirects: bool = False,
+    ) -> Response:
+        parts = urlsplit(uri)
+        query = "&".join(filter(None, [parts.query, urlencode(params or {}, doseq=True)]))
+        sent = dict(headers or {})
+        if auth is not None:
+            sent["Authorization"] = "Basic " + b64encode(":".join(auth).encode()).decode("ascii")
+        answer = self._transport.request(
+            method,
+            f"{self._prefix}{parts.path}" + (f"?{query}" if query else ""),
+            headers=sent,
+            body=urlencode(data or {}, doseq=True).encode("ascii"),
+        )
+        if not 200 <= answer.status < 300:
+            raise of_twilio(answer.status, answer.headers, answer.body)
+        if method == "POST" and answer.complete and answer.body and b'"sid"' not in answer.body:
+            raise of_twilio(answer.status, answer.headers, answer.body)
+        # The SDK takes an empty text for a resource without fields: what a broken connection leaves of an acceptance.
+        return Response(answer.status, answer.body.decode() if answer.complete else "", answer.headers)
+
+
+class TwilioGateway:
+    """Sends single texts; safe to share between threads, each call on a connection of its own."""
+
+    def __init__(self, settings: SmsSettings, *, public_url: str, transport: Transport | None = None) -> None:
+        base_url = settings.base_url.rstrip("/")
+        token = settings.auth_token.get_secret_value() if settings.auth_token is not None else ""
+        self._transport = transport or Transport(base_url, timeout=settings.timeout)
+        client = Client(
+            settings.account_sid or "none",
+            token or "none",
+            http_client=_Carrier(self._transport, base_url),
+            # An empty mapping would make the SDK read the process's own environment.
+            environment={"_": ""},
+        )
+        self._messages = client.messages
+        self._from = settings.from_number
+        self._callback = f"{public_url.rstrip('/')}/hooks/twilio/status"
+
+    def connect(self) -> None:
+        """Have a connection ready; TransientError if Twilio cannot be reached."""
+        self._transport.connect()
+
+    def send(self, message: TextMessage) -> Acceptance:
+        """Hand one message to Twilio, in one request, once.
+
+        Raises RejectedError before anything is written for a text that Twilio cannot take, and otherwise whatever
+        the failure table says of the answer.
+        """
+        _check(message)
+        try:
+            created = self._messages.create_with_http_info(
+                to=message.address,
+                from_=self._from,
+                body=message.body,
+                validity_period=min(message.valid_for, LONGEST_VALIDITY),
+                # Five more tries at any failure of our receiver; the fragment is Twilio's to read, and never signed.
+                status_callback=f"{self._callback}?m={message.token}&a={message.attempt_id}#rc=5&rp=all",
+            )
+        except (ValueError, AttributeError, TypeError):
+            raise UnknownError("Twilio's answer is not the message it documents; it may have accepted") from None
+        if created.data.sid is None and created.status_code != 201:
+            raise of_twilio(created.status_code, created.headers, b"")
+        return Acceptance(provider_id=created.data.sid, provider_time=http_date(created.headers.get("date", "")))
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._transport.close()
+
+
+def _check(message: TextMessage) -> None:
+    if not message.body.strip():
+        raise RejectedError("the text is empty", index=0)
+    if len(message.body) > LONGEST_TEXT:
+        raise RejectedError(TWILIO_CODES[21617].reason, code="21617", index=0)
+    if any("\ud800" <= character <= "\udfff" for character in message.body):
+        raise RejectedError("the text is not valid Unicode text", index=0)
+    if message.valid_for < 1:
+        raise RejectedError("the message's time is over", index=0)

@@ -1,0 +1,295 @@
+"""The command line.
+
+Imports almost nothing until a command is chosen, so that help answers at once; and is the one module, with the demo,
+that may reach up to the flows.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="commplan",
+    help="Turn a communication plan into messages people receive, and into an evaluation one can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+database = typer.Typer(help="The store.", no_args_is_help=True)
+people = typer.Typer(help="People that come from a file.", no_args_is_help=True)
+app.add_typer(database, name="db")
+app.add_typer(people, name="contacts")
+
+PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file, such as templates/onboarding/plan.yaml")]
+RunKey = Annotated[str, typer.Argument(metavar="KEY", help="A run, such as onboarding@2026-12-01")]
+
+
+@app.command()
+def demo(
+    contacts: Annotated[int, typer.Option(min=10, max=200_000, help="Customers in the sample CRM")] = 1_000,
+    seed: Annotated[int, typer.Option(help="Decides who does what; the same seed gives the same people")] = 1,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder for everything the demo writes; default: a new one in .commplan/demo")
+    ] = None,
+    keep: Annotated[
+        bool | None, typer.Option("--keep/--no-keep", help="Keep the servers up at the end; default: on a terminal")
+    ] = None,
+) -> None:
+    """Run the whole onboarding campaign on this machine, against simulated providers and people."""
+    from commplan.demo import run_demo
+
+    run_demo(contacts=contacts, seed=seed, home=home, keep=sys.stdout.isatty() if keep is None else keep)
+
+
+@app.command()
+def new(
+    scenario: Annotated[str, typer.Argument(help="What to start from: onboarding")],
+    name: Annotated[str, typer.Argument(help="Name of the new plan")],
+) -> None:
+    """Make a plan of your own from a scenario, ready to edit."""
+    from commplan.scaffold import new as make
+    from commplan.settings import load_settings
+
+    templates = load_settings().templates
+    plan = make(scenario, name, templates=templates, into=templates)
+    typer.echo(f"{plan}\nEdit it, then: commplan check {plan}")
+
+
+@app.command()
+def check(plan: PlanPath) -> None:
+    """Say everything that is wrong with a plan and its templates, by file and line."""
+    import os
+
+    from commplan import campaign
+    from commplan.planfile import lint, missing_environment
+    from commplan.preview import SAMPLE_FILE, previews, read_people
+    from commplan.settings import load_settings
+
+    found, files = campaign.read_files(plan, load_settings())
+    invented = read_people(plan.parent)
+    if invented:
+        list(previews(found, files, invented))
+    typer.echo(
+        f"{plan}: {len(found.sequence)} steps, {len(found.goals)} goals, {len(files) - 3} content files: all right"
+    )
+    for finding in lint(plan.read_text(encoding="utf-8-sig"), str(plan)):
+        typer.echo(f"worth a look: {finding}")
+    if not invented:
+        typer.echo(f"templates were not tried: write invented people into {plan.parent / SAMPLE_FILE}")
+    for finding in missing_environment(found, os.environ):
+        typer.echo(f"before it can run: {finding}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the plan file, for editors."""
+    from commplan.plan import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@database.command("upgrade")
+def upgrade() -> None:
+    """Create the store, or bring it to this version."""
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    store = open_store(load_settings())
+    store.upgrade()
+    typer.echo("the store is up to date")
+
+
+@people.command("import")
+def import_people(
+    file: Annotated[Path, typer.Argument(help="CSV or XLSX, with a header line")],
+    people_name: Annotated[str, typer.Option("--people", help="Name of the import; the plan's `source.contacts`")],
+    id_column: Annotated[str | None, typer.Option("--id", help="Column that identifies a person")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and write nothing")] = False,
+) -> None:
+    """Read people from a file, for plans whose source is `contacts`."""
+    from commplan.contacts import import_file
+    from commplan.settings import load_settings
+
+    report = import_file(file, people=people_name, home=load_settings().home, id_column=id_column, dry_run=dry_run)
+    typer.echo(str(report))
+
+
+@app.command()
+def preview(
+    plan: PlanPath,
+    step: Annotated[str | None, typer.Option(help="Show this step only")] = None,
+    locale: Annotated[str | None, typer.Option(help="Show this language only")] = None,
+    to: Annotated[Path | None, typer.Option(help="Write the HTML of the emails into this folder")] = None,
+) -> None:
+    """Show what the messages look like, for an invented person."""
+    from commplan import campaign
+    from commplan.errors import InputError
+    from commplan.preview import SAMPLE_FILE, previews, read_people
+    from commplan.settings import load_settings
+
+    found, files = campaign.read_files(plan, load_settings())
+    invented = read_people(plan.parent)
+    if not invented:
+        raise InputError.one(
+            str(plan.parent / SAMPLE_FILE), "there is nobody to preview for", "write en: {first_name: Ada}"
+        )
+    for sample in previews(found, files, invented):
+        if step not in (None, sample.step) or locale not in (None, sample.locale):
+            continue
+        typer.echo(sample.as_text())
+        if to is not None and sample.html:
+            to.mkdir(parents=True, exist_ok=True)
+            (to / sample.file_name).write_text(sample.html, encoding="utf-8")
+
+
+@app.command()
+def run(
+    plan: PlanPath,
+    run_key: Annotated[
+        str | None, typer.Option("--run-key", help="Names this occurrence; the same key again continues or shows it")
+    ] = None,
+) -> None:
+    """Run a campaign in the foreground, against the providers that the settings name."""
+    import os
+
+    from commplan import campaign, terminal
+    from commplan.ledger.run import find_run
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    for name, value in {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "commplan",
+    }.items():
+        os.environ.setdefault(name, value)
+    settings = load_settings()
+    found, _ = campaign.read_files(plan, settings)
+    campaign.require_ready(found, settings)
+    occurrence = run_key or f"{open_store(settings).clock.now().astimezone(found.zone):%Y-%m-%dT%H:%M}"
+
+    from flows.campaign import campaign as flow
+
+    flow(str(plan), occurrence)
+    store = open_store(settings)
+    judged = campaign.last_evaluation(store, find_run(store, f"{found.plan}@{occurrence}"))
+    terminal.show(terminal.summary(judged))
+    typer.echo(f"report {campaign.report_folder(settings, judged.run_key) / 'evaluation.html'}")
+
+
+@app.command()
+def status(
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A run; left out: the newest runs")] = None,
+    watch: Annotated[bool, typer.Option(help="Show it again every two seconds, until the run ends")] = False,
+) -> None:
+    """Show where a run is: its steps, what is due next, and why it is held if it is."""
+    from commplan import terminal
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    store = open_store(load_settings(), create=False)
+    while True:
+        ended = terminal.show_status(store, key)
+        if not watch or ended:
+            return
+        time.sleep(2)
+
+
+@app.command()
+def prove(key: RunKey, as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False) -> None:
+    """Prove that a run's books balance; exit 1 if they do not."""
+    from dataclasses import asdict
+
+    from commplan import campaign, terminal
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    proof = campaign.prove(open_store(load_settings(), create=False), key)
+    if as_json:
+        typer.echo(json.dumps({**asdict(proof), "difference": proof.difference}, indent=2))
+    else:
+        terminal.show(terminal.books(proof))
+    if proof.difference:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(key: RunKey) -> None:
+    """Write a run's evaluation as HTML, JSON and CSV, and show it."""
+    from commplan import campaign, terminal
+    from commplan.ledger.run import find_run
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    settings = load_settings()
+    store = open_store(settings, create=False)
+    judged = campaign.last_evaluation(store, find_run(store, key))
+    terminal.show(terminal.summary(judged))
+    typer.echo(f"report {campaign.write_report(settings, judged)}")
+
+
+Host = Annotated[str, typer.Option(help="Address to listen on")]
+Descriptor = Annotated[int | None, typer.Option(help="Listen on this inherited socket instead", hidden=True)]
+
+
+@app.command()
+def serve(
+    host: Host = "127.0.0.1", port: Annotated[int, typer.Option(help="Port to listen on")] = 8025, fd: Descriptor = None
+) -> None:
+    """Listen to providers and recipients: webhooks, unsubscribe links, surveys."""
+    from commplan import logs
+    from commplan.settings import load_settings
+    from commplan.web.serve import serve as listen
+
+    logs.set_up()
+    listen(load_settings(), host=host, port=port, sock=_socket(fd))
+
+
+@app.command()
+def sandbox(
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on")] = 8026,
+    crm: Annotated[Path | None, typer.Option(help="SQLite file of the sample CRM that simulated people act on")] = None,
+    contacts: Annotated[int | None, typer.Option(min=1, help="Make that CRM first, with so many customers")] = None,
+    seed: Annotated[int, typer.Option(help="Decides who does what")] = 1,
+    switches: Annotated[str | None, typer.Option(help="JSON of sandbox switches")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Private key that signs event webhooks, PEM; made if it is not there")
+    ] = None,
+    fd: Descriptor = None,
+) -> None:
+    """Be SendGrid and Twilio, with simulated recipients, on this machine."""
+    from commplan import logs
+    from commplan.sandbox.start import Wishes, start_sandbox
+    from commplan.settings import load_settings
+
+    logs.set_up()
+    wishes = Wishes(crm=crm, contacts=contacts, seed=seed, switches=switches, key_file=key_file)
+    start_sandbox(load_settings(), wishes, host=host, port=port, bound=_socket(fd))
+
+
+def _socket(fd: int | None) -> socket.socket | None:
+    return None if fd is None else socket.socket(fileno=fd)
+
+
+def main() -> None:
+    """Run a command; what goes wrong on purpose is one message on standard error and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        from commplan.errors import CommplanError
+
+        if not isinstance(error, CommplanError):
+            raise
+        typer.echo(str(error), err=True)
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,290 @@
+"""The template language: Jinja in a sandbox, with limits, strict variables, and escaping by the kind in a file's name.
+
+Reads nothing but the files it is given, and its errors repeat nothing that a person's data could be in.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+from jinja2 import DictLoader, StrictUndefined, Template, TemplateNotFound, Undefined, UndefinedError, nodes
+from jinja2.compiler import Frame
+from jinja2.exceptions import SecurityError, TemplateRuntimeError, TemplateSyntaxError
+
+from commplan.content.fault import TemplateFault
+from commplan.content.slots import SlotCodeGenerator, SlotEnvironment, file_of, variable_of
+
+#: Most characters that one part of a message (subject, text, HTML) may have, and any string on the way to it.
+MAX_OUTPUT = 500_000
+#: Most numbers in one ``range()``.
+MAX_RANGE = 1_000
+#: Most blocks entered (loop rounds, macro calls, branches) for one person.
+MAX_STEPS = 100_000
+#: CPU seconds that one person's message may take.
+MAX_SECONDS = 2.0
+
+#: Filters that would print raw values as markup, differ from run to run, or show more than the template asks for.
+_NO_FILTERS = ("attr", "pprint", "random", "safe", "tojson")
+#: Methods of a string whose result may be of any size, whatever the size of the string.
+_UNBOUNDED_METHODS = ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill")
+_HUGE_WIDTH = re.compile(r"%[^A-Za-z%]*(?:\d{4}|\*)")
+
+
+class LimitError(TemplateRuntimeError):
+    """A template went over one of the limits; the message names the limit."""
+
+
+class EmptyError(UndefinedError):
+    """A template needs a value that this person does not have."""
+
+
+class Unknown(StrictUndefined):
+    """A variable that does not exist. Its errors carry its name alone."""
+
+    __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        return str(self._undefined_name)
+
+
+class Empty(Undefined):
+    """A column that is null for this person: false, equal to none, replaced by ``default``, and an error if printed."""
+
+    __slots__ = ()
+    __str__ = __iter__ = __len__ = Undefined._fail_with_undefined_error
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, exc=EmptyError)
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or isinstance(other, Empty)
+
+    def __hash__(self) -> int:
+        return hash(None)
+
+    @property
+    def _undefined_message(self) -> str:
+        return str(self._undefined_name)
+
+
+class _CodeGenerator(SlotCodeGenerator):
+    """Counts the blocks that are entered, and measures strings that are put together."""
+
+    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
+        self.writeline("environment.count_step()")
+        super().blockvisit(nodes, frame)
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 — Jinja's name
+        self.write("environment.measured(")
+        super().visit_Concat(node, frame)
+        self.write(")")
+
+
+class Language(SlotEnvironment):
+    """The environment that all templates of one run are compiled in; `sources` maps names to template texts.
+
+    Used by one thread at a time: the counts of a render are kept here.
+    """
+
+    code_generator_class = _CodeGenerator
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        super().__init__(
+            loader=DictLoader(sources),
+            autoescape=is_markup,
+            undefined=Unknown,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+            cache_size=-1,
+        )
+        self._steps = 0
+        self._started = 0.0
+        self._variables: dict[str, list[tuple[int, str]]] = {}
+        for name in _NO_FILTERS:
+            del self.filters[name]
+        self.filters["oneline"] = _oneline
+        self.filters["center"] = _bounded(self.filters["center"], default=80)
+        self.filters["indent"] = _bounded(self.filters["indent"], default=4)
+        self.filters["format"] = _narrow(self.filters["format"])
+        self.tests["none"] = lambda value: value is None or isinstance(value, Empty)
+        del self.globals["lipsum"]
+        self.globals["range"] = _short_range
+
+    def begin(self) -> None:
+        """Start counting for one person."""
+        self._steps = 0
+        self._started = time.thread_time()
+
+    def count_step(self) -> None:
+        """Count one block entered; LimitError if this person's message takes too many, or too long."""
+        self._steps += 1
+        if self._steps & 63:
+            return
+        if self._steps > MAX_STEPS:
+            raise LimitError(f"more than {MAX_STEPS:,} loop rounds and macro calls")
+        if self._started and time.thread_time() - self._started > MAX_SECONDS:
+            raise LimitError(f"more than {MAX_SECONDS:g} seconds")
+
+    def measured(self, value: Any) -> Any:
+        """Return a value; LimitError if it is a text, or a list, that is too long."""
+        if isinstance(value, (str, list, tuple)) and len(value) > MAX_OUTPUT:
+            raise LimitError(f"more than {MAX_OUTPUT:,} characters")
+        return value
+
+    @staticmethod
+    def concat(parts: Iterable[str]) -> str:
+        """Join captured output; LimitError if it is too long."""
+        pieces = list(parts)
+        if sum(map(len, pieces)) > MAX_OUTPUT:
+            raise LimitError(f"more than {MAX_OUTPUT:,} characters")
+        return "".join(pieces)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Apply an operator whose result could be of any size."""
+        if operator == "*":
+            for many, times in ((left, right), (right, left)):
+                if isinstance(many, (str, list, tuple)) and isinstance(times, int) and len(many) * times > MAX_OUTPUT:
+                    raise LimitError(f"more than {MAX_OUTPUT:,} characters")
+        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+            if left.bit_length() * right > MAX_RANGE:
+                raise LimitError("a number of more than 300 digits")
+        elif operator == "%" and isinstance(left, str) and _HUGE_WIDTH.search(left):
+            raise LimitError("a field of more than 999 characters")
+        return self.measured(super().call_binop(context, operator, left, right))
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return ``obj.attribute``: of a mapping its value rather than a method, of a null value an `Empty`."""
+        if type(obj) is dict and attribute in obj:
+            value = obj[attribute]
+            return Empty(attribute) if value is None else value
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return ``obj[argument]``, of a null value an `Empty`."""
+        value = super().getitem(obj, argument)
+        return Empty(str(argument)) if value is None else value
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Tell whether templates may use an attribute."""
+        if isinstance(obj, str) and attr in _UNBOUNDED_METHODS:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Leave `str.format` to `is_safe_attribute`, which refuses it."""
+
+    def reject(self, error: Exception, template: str) -> NoReturn:
+        """Raise the fault that an exception during rendering amounts to; of its text only known names are kept."""
+        raise self._fault(error, template) from None
+
+    def _fault(self, error: Exception, template: str) -> TemplateFault:
+        if isinstance(error, TemplateFault):
+            return error
+        name, line = _place(error) or (template, 0)
+        message = (error.message or "") if isinstance(error, TemplateRuntimeError) else ""
+        variable = self._variable(name, line, message)
+        match error:
+            case EmptyError():
+                rule = "has no value for this person"
+                remedy = f"say what stands there instead: {{{{ {variable or 'it'} or '…' }}}}, or {{% if %}} around it"
+            case SecurityError():
+                rule = "is not open to templates"
+                remedy = "use columns, contact, plan, links and the filters; nothing that begins with _"
+            case UndefinedError():
+                rule = "does not exist"
+                remedy = "use a column of the audience, contact, plan or links; check the spelling"
+            case LimitError():
+                rule, remedy = f"needs {message}", "make loops, and what they print, smaller"
+            case OverflowError() if "MAX_RANGE" in str(error):
+                rule, remedy = f"asks range() for more than {MAX_RANGE:,} numbers", "make the range smaller"
+            case RecursionError():
+                rule, remedy = "calls itself without end", "a macro or include must stop calling itself"
+            case TemplateNotFound():
+                rule, remedy = "includes a file that the run does not have", "name the file as it is called"
+            case _:
+                rule = f"cannot be computed for this person ({type(error).__name__})"
+                remedy = "check that the value is of the kind that the expression needs"
+        return TemplateFault(file_of(name), line, variable, rule, remedy)
+
+    def _variable(self, template: str, line: int, name: str) -> str | None:
+        """Return the variable a fault is about: the one that ends in `name`, or the only one of the line.
+
+        `name` may come from a person's data (a lookup by value); so what is returned is always the template's wording.
+        """
+        if template not in self._variables:
+            loader = self.loader
+            source = loader.mapping.get(template, "") if isinstance(loader, DictLoader) else ""
+            try:
+                tree = self.parse(source, template)
+            except TemplateSyntaxError:
+                tree = nodes.Template([])
+            self._variables[template] = [
+                (node.lineno, variable)
+                for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Getitem))
+                if (variable := variable_of(node)) is not None
+            ]
+        known = self._variables[template]
+        here = list(dict.fromkeys(variable for at, variable in known if at == line))
+        named = [variable for variable in here if name and variable.rpartition(".")[2] == name]
+        if named:
+            return named[0]
+        elsewhere = [variable for _, variable in known if variable == name]
+        if elsewhere:
+            return elsewhere[0]
+        return here[0] if len(here) == 1 else None
+
+
+def is_markup(name: str | None) -> bool:
+    """Tell whether what a template prints is escaped: the kind in the file's name decides, subjects are plain text."""
+    if name is None:
+        return True
+    file, _, part = name.partition("#")
+    return part != "subject" and not file.endswith(".txt.j2")
+
+
+def _place(error: BaseException) -> tuple[str, int] | None:
+    """Return the template and line in which an exception came up, the innermost if templates are nested."""
+    found: tuple[str, int] | None = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        template = traceback.tb_frame.f_globals.get("__jinja_template__")
+        if isinstance(template, Template) and template.name is not None:
+            found = (template.name, template.get_corresponding_lineno(traceback.tb_lineno))
+        traceback = traceback.tb_next
+    return found
+
+
+def _short_range(*bounds: int) -> range:
+    numbers = range(*bounds)
+    if len(numbers) > MAX_RANGE:
+        raise LimitError(f"a range() of more than {MAX_RANGE:,} numbers")
+    return numbers
+
+
+def _oneline(value: object) -> str:
+    """Filter: the text with every run of white space, line breaks included, as one space."""
+    return " ".join(str(value).split())
+
+
+def _bounded(function: Callable[..., str], *, default: int) -> Callable[..., str]:
+    def limited(value: str, width: int | str = default, *args: Any, **options: Any) -> str:
+        if (width if isinstance(width, int) else len(width)) > MAX_RANGE:
+            raise LimitError(f"a width of more than {MAX_RANGE:,}")
+        return function(value, width, *args, **options)
+
+    return limited
+
+
+def _narrow(function: Callable[..., str]) -> Callable[..., str]:
+    def limited(value: str, *args: Any, **options: Any) -> str:
+        if _HUGE_WIDTH.search(str(value)):
+            raise LimitError("a field of more than 999 characters")
+        return function(value, *args, **options)
+
+    return limited

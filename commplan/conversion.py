@@ -1,0 +1,146 @@
+"""Conversions: what a run's people did in the organisation's own systems, copied into the store at each gathering.
+
+Never keeps anything about people outside the run, and never forgets that a gathering failed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from commplan.audience.person import read_id
+from commplan.audience.snapshot import known, open_source
+from commplan.audience.source import Source, as_utc
+from commplan.errors import Finding, InputError
+from commplan.ids import RunId
+from commplan.plan import Conversion, Plan
+from commplan.store import Store
+from commplan.store.tables import conversions, gatherings, recipients
+from commplan.store.types import to_micros
+
+_LOG = logging.getLogger("commplan.conversion")
+_SWEEP = 20_000
+
+
+def gather(store: Store, *, run_id: RunId, plan: Plan, source_url: str, now: datetime) -> dict[str, int]:
+    """Copy every conversion of the run's people from the organisation's database; return how many, by name.
+
+    Replaces what was gathered before: what the database no longer reports is removed, what it reports twice counts
+    once, so gathering again changes nothing. Each conversion leaves a row in `gatherings`, succeeded or not; all are
+    tried, and an InputError with what went wrong is raised after that. Short transactions of its own.
+    """
+    findings: list[Finding] = []
+    counts: dict[str, int] = {}
+    for name, conversion in plan.conversions.items():
+        try:
+            counts[name] = _gather_one(store, run_id, plan, name, conversion, source_url=source_url)
+        except InputError as error:
+            findings += error.findings
+        _note(store, run_id, name, now=now, succeeded=name in counts)
+    _LOG.info("conversions gathered", extra={"run": run_id, "failed": len(plan.conversions) - len(counts), **counts})
+    if findings:
+        raise InputError(findings)
+    return counts
+
+
+def _gather_one(store: Store, run_id: RunId, plan: Plan, name: str, conversion: Conversion, *, source_url: str) -> int:
+    seen: set[int] = set()
+    with open_source(plan, source_url, part=f"conversions.{name}") as source:
+        for chunk in _read(source, plan, conversion):
+            with store.write() as connection:
+                seqs = {row.contact_id: row.seq for row in known(connection, run_id, _ids(chunk), recipients.c.seq)}
+                rows = [
+                    {"run_id": run_id, "name": name, "seq": seqs[contact_id], "at": at}
+                    for contact_id, at in chunk
+                    if contact_id in seqs
+                ]
+                if rows:
+                    upsert = (sqlite if store.is_sqlite else postgresql).insert(conversions)
+                    connection.execute(upsert.on_conflict_do_nothing(), rows)
+            seen.update(_mark(seqs[contact_id], at) for contact_id, at in chunk if contact_id in seqs)
+    _forget_others(store, run_id, name, seen)
+    return len(seen)
+
+
+def _read(source: Source, plan: Plan, conversion: Conversion) -> Iterator[list[tuple[str, datetime]]]:
+    """Yield who converted when, in chunks; rows without a person or a time are no conversions."""
+    statement = source.statement(conversion.sql)
+    if statement.uses_since:
+        raise InputError.one(
+            source.place, "the query uses :since", "select every conversion; the goal's `within` counts"
+        )
+    columns = source.columns(statement, since=None)
+    missing = [column for column in (conversion.contact, conversion.at) if column not in columns]
+    if missing:
+        raise InputError(
+            [
+                Finding(
+                    place=source.place,
+                    rule=f"the query returns no column {column!r}",
+                    remedy=f"it returns {', '.join(columns)}",
+                )
+                for column in missing
+            ]
+        )
+    who, when = columns.index(conversion.contact), columns.index(conversion.at)
+    for _, rows in source.stream(statement):
+        try:
+            yield [
+                (contact_id, as_utc(row[when], plan.audience.source.zone))
+                for row in rows
+                if row[when] is not None and (contact_id := read_id(row[who])) is not None
+            ]
+        except ValueError as error:
+            raise InputError.one(
+                source.place,
+                f"column {conversion.at!r} holds {error}",
+                "return times such as 2026-12-01 09:30:00, and say in audience.source.zone where they count",
+            ) from None
+
+
+def _ids(chunk: list[tuple[str, datetime]]) -> list[str]:
+    return list({contact_id for contact_id, _ in chunk})
+
+
+def _mark(seq: int, at: datetime) -> int:
+    """Return one number for a person and a time: half the memory of a pair."""
+    return seq << 64 | to_micros(at)
+
+
+def _forget_others(store: Store, run_id: RunId, name: str, seen: set[int]) -> None:
+    """Remove the conversions of earlier gatherings that were not seen in this one."""
+    with store.read() as connection:
+        last = _last_seq(connection, run_id)
+    for first in range(1, last + 1, _SWEEP):
+        span = and_(
+            conversions.c.run_id == run_id,
+            conversions.c.name == name,
+            conversions.c.seq.between(first, first + _SWEEP - 1),
+        )
+        with store.write() as connection:
+            rows = connection.execute(select(conversions.c.seq, conversions.c.at).where(span)).all()
+            for row in rows:
+                if _mark(row.seq, row.at) not in seen:
+                    connection.execute(
+                        delete(conversions).where(span, conversions.c.seq == row.seq, conversions.c.at == row.at)
+                    )
+
+
+def _last_seq(connection: Connection, run_id: RunId) -> int:
+    last = select(func.max(recipients.c.seq)).where(recipients.c.run_id == run_id)
+    return connection.execute(last).scalar_one_or_none() or 0
+
+
+def _note(store: Store, run_id: RunId, name: str, *, now: datetime, succeeded: bool) -> None:
+    upsert = (sqlite if store.is_sqlite else postgresql).insert(gatherings)
+    with store.write() as connection:
+        connection.execute(
+            upsert.values(run_id=run_id, name=name, at=now, succeeded=succeeded).on_conflict_do_update(
+                index_elements=[gatherings.c.run_id, gatherings.c.name, gatherings.c.at],
+                set_={"succeeded": succeeded},
+            )
+        )

@@ -1,0 +1,190 @@
+"""Writing down what became of a request: accepted, refused, never left, or unknown.
+
+Completing a message and what follows from it (enrolment kept, follow-ups due) happen in one transaction. A late
+answer never overrides evidence: every change names the attempt and the states it may come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, select, update
+
+from commplan.ids import AttemptId, MessageRef, RunId
+from commplan.ledger.claim import Batch
+from commplan.ledger.schedule import release_followers
+from commplan.store import Store
+from commplan.store.tables import attempts, batches, enrolments, messages, recipients, runs
+from commplan.store.types import machine_now
+from commplan.terms import AttemptOutcome, MessageState, Reason
+
+_ON_WIRE = (MessageState.SENDING, MessageState.UNKNOWN)
+
+
+def _close_attempt(
+    connection: Connection,
+    attempt_id: AttemptId,
+    outcome: AttemptOutcome,
+    *,
+    status: int | None = None,
+    code: str | None = None,
+    provider_id: str | None = None,
+) -> None:
+    connection.execute(
+        update(attempts)
+        .where(
+            attempts.c.attempt_id == attempt_id,
+            attempts.c.outcome.in_((AttemptOutcome.OPEN, AttemptOutcome.UNKNOWN)),
+        )
+        .values(outcome=outcome, status=status, code=code, provider_id=provider_id, closed_machine=machine_now())
+    )
+
+
+def accept(store: Store, accepted: Mapping[AttemptId, str | None], *, now: datetime) -> int:
+    """Record that the provider took some requests, each with the id it answered, if any.
+
+    Returns how many messages became accepted by it. Own transaction. Messages that a receipt has already moved on
+    keep what the receipt said and get the provider's id.
+    """
+    refs: list[MessageRef] = []
+    with store.write() as connection:
+        for attempt_id, provider_id in accepted.items():
+            _close_attempt(connection, attempt_id, AttemptOutcome.ACCEPTED, provider_id=provider_id)
+            rows = connection.execute(
+                update(messages)
+                .where(messages.c.attempt_id == attempt_id, messages.c.state.in_(_ON_WIRE))
+                .values(state=MessageState.ACCEPTED, accepted_at=now, provider_id=provider_id)
+                .returning(messages.c.run_id, messages.c.step_no, messages.c.seq)
+            ).all()
+            if provider_id is not None:
+                connection.execute(
+                    update(messages)
+                    .where(messages.c.attempt_id == attempt_id, messages.c.provider_id.is_(None))
+                    .values(provider_id=provider_id)
+                )
+            refs.extend(MessageRef(row.run_id, row.step_no, row.seq) for row in rows)
+        keep(connection, refs, now=now)
+    return len(refs)
+
+
+def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -> None:
+    """Do what follows from newly accepted messages: enrolments are kept, later steps get their due time.
+
+    In the caller's transaction; whoever makes a message accepted, a sender or a receipt, calls this.
+    """
+    for run_id in {ref.run_id for ref in refs}:
+        seqs = [ref.seq for ref in refs if ref.run_id == run_id]
+        for at in range(0, len(seqs), 500):
+            people = select(recipients.c.contact_id).where(
+                recipients.c.run_id == run_id, recipients.c.seq.in_(seqs[at : at + 500])
+            )
+            connection.execute(
+                update(enrolments)
+                .where(
+                    enrolments.c.run_id == run_id,
+                    enrolments.c.state == "reserved",
+                    enrolments.c.contact_id.in_(people),
+                )
+                .values(state="kept", at=now)
+            )
+        connection.execute(
+            update(runs)
+            .where(runs.c.run_id == run_id, runs.c.first_accepted_at.is_(None))
+            .values(first_accepted_at=now)
+        )
+    release_followers(connection, refs)
+
+
+def reject(
+    store: Store, attempt_id: AttemptId, *, status: int | None, code: str | None, seqs: Collection[int] | None = None
+) -> None:
+    """Record that the provider refused a request for good. Own transaction.
+
+    `seqs`: only these messages are over, the others of the request go back to the batch; None: all are over.
+    """
+    with store.write() as connection:
+        _close_attempt(connection, attempt_id, AttemptOutcome.REJECTED, status=status, code=code)
+        of_attempt = and_(messages.c.attempt_id == attempt_id, messages.c.state.in_(_ON_WIRE))
+        over = of_attempt if seqs is None else and_(of_attempt, messages.c.seq.in_(seqs))
+        connection.execute(
+            update(messages)
+            .where(over)
+            .values(state=MessageState.FAILED, reason=Reason.REJECTED, failed_at=store.clock.now(), batch_id=None)
+        )
+        connection.execute(update(messages).where(of_attempt).values(state=MessageState.CLAIMED, attempt_id=None))
+
+
+def take_back(store: Store, attempt_id: AttemptId, *, status: int | None = None, code: str | None = None) -> None:
+    """Record that a request certainly was not processed; its messages go back to their batch. Own transaction."""
+    with store.write() as connection:
+        _close_attempt(connection, attempt_id, AttemptOutcome.NEVER_LEFT, status=status, code=code)
+        connection.execute(
+            update(messages)
+            .where(messages.c.attempt_id == attempt_id, messages.c.state == MessageState.SENDING)
+            .values(state=MessageState.CLAIMED, attempt_id=None)
+        )
+
+
+def lose_sight(store: Store, attempt_id: AttemptId, *, status: int | None = None, code: str | None = None) -> None:
+    """Record that nobody knows whether a request was accepted; only evidence changes that. Own transaction."""
+    with store.write() as connection:
+        _close_attempt(connection, attempt_id, AttemptOutcome.UNKNOWN, status=status, code=code)
+        connection.execute(
+            update(messages)
+            .where(messages.c.attempt_id == attempt_id, messages.c.state == MessageState.SENDING)
+            .values(state=MessageState.UNKNOWN)
+        )
+
+
+def finish(store: Store, batch: Batch, *, again_at: datetime | None = None) -> int:
+    """Close a batch; what is still claimed goes back to the queue, due at `again_at` if given. Own transaction.
+
+    What is still on the wire has no answer that anyone will write down: it becomes unknown. Returns how many went
+    back to the queue.
+    """
+    with store.write() as connection:
+        back, _ = _abandon(connection, [batch.batch_id], due_at=again_at)
+    return back
+
+
+def sweep(store: Store, run_id: RunId) -> tuple[int, int]:
+    """Take back what workers left behind when their lease ended; return (queued again, now unknown).
+
+    Claimed was not attempted, so it is queued again. What was on the wire may have been accepted: it becomes
+    unknown and waits for evidence. Own transaction, on the database's clock.
+    """
+    with store.write() as connection:
+        ended = (
+            connection.execute(
+                select(batches.c.batch_id).where(
+                    batches.c.run_id == run_id,
+                    batches.c.closed_machine.is_(None),
+                    batches.c.lease_machine < machine_now(),
+                )
+            )
+            .scalars()
+            .all()
+        )
+        return _abandon(connection, ended) if ended else (0, 0)
+
+
+def _abandon(connection: Connection, ended: Sequence[int], *, due_at: datetime | None = None) -> tuple[int, int]:
+    back: dict[str, object] = {"state": MessageState.QUEUED, "batch_id": None}
+    if due_at is not None:
+        back["due_at"] = due_at
+    queued = connection.execute(
+        update(messages).where(messages.c.batch_id.in_(ended), messages.c.state == MessageState.CLAIMED).values(**back)
+    ).rowcount
+    unknown = connection.execute(
+        update(messages)
+        .where(messages.c.batch_id.in_(ended), messages.c.state == MessageState.SENDING)
+        .values(state=MessageState.UNKNOWN)
+    ).rowcount
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.batch_id.in_(ended), attempts.c.outcome == AttemptOutcome.OPEN)
+        .values(outcome=AttemptOutcome.UNKNOWN)
+    )
+    connection.execute(update(batches).where(batches.c.batch_id.in_(ended)).values(closed_machine=machine_now()))
+    return queued, unknown

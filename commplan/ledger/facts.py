@@ -1,0 +1,294 @@
+"""The fold of receipts into the ledger: what is known about a message follows from the set of its receipts.
+
+Never from their order, their repetition or how they were split into posts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Integer, String, Text, case, select, true, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import TypeEngine
+
+from commplan.ids import MessageRef, RunId
+from commplan.ledger.close import keep
+from commplan.receipts.base import Receipt
+from commplan.store.given import given
+from commplan.store.tables import attempts, messages, receipts
+from commplan.store.types import UtcDateTime, machine_now, to_micros
+from commplan.terms import AttemptOutcome, MessageState, Reason, ReceiptKind
+
+#: What a person does with a message counts whichever attempt brought it to them.
+_RESPONSES: Mapping[ReceiptKind, str] = {
+    ReceiptKind.OPENED: "opened_at",
+    ReceiptKind.MACHINE_OPENED: "machine_opened_at",
+    ReceiptKind.CLICKED: "clicked_at",
+    ReceiptKind.REPLIED: "replied_at",
+    ReceiptKind.ANSWERED: "answered_at",
+    ReceiptKind.OPTED_OUT: "opted_out_at",
+    ReceiptKind.COMPLAINED: "complained_at",
+}
+#: Why a message failed after it was accepted; of several reasons the first listed here stays.
+_FAILURES: Mapping[ReceiptKind, Reason] = {
+    ReceiptKind.BOUNCED: Reason.BOUNCED,
+    ReceiptKind.DROPPED: Reason.DROPPED,
+    ReceiptKind.UNDELIVERED: Reason.UNDELIVERED,
+    ReceiptKind.BLOCKED: Reason.BLOCKED,
+}
+_WEIGHT: Mapping[Reason, int] = {reason: len(_FAILURES) - at for at, reason in enumerate(_FAILURES.values())}
+#: How delivery goes counts for the attempt that the message stands for, and for no other.
+_DELIVERY: Mapping[ReceiptKind, str] = {
+    ReceiptKind.SENT: "sent_at",
+    ReceiptKind.DELIVERED: "delivered_at",
+    **dict.fromkeys(_FAILURES, "failed_at"),
+}
+_DELIVERY_MOMENTS = ("sent_at", "delivered_at", "failed_at")
+_ON_WIRE = (MessageState.SENDING, MessageState.UNKNOWN)
+_TAKEN = (MessageState.ACCEPTED, MessageState.DELIVERED, MessageState.FAILED)
+_REF = {"run_id": BigInteger(), "step_no": Integer(), "seq": Integer()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """A receipt in its place: the message it is about (None: none of ours) and the plan time it holds from.
+
+    `at` is the provider's time, or the time it reached us where the provider tells none.
+    """
+
+    receipt: Receipt
+    ref: MessageRef | None
+    at: datetime
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """What a fold changed: the facts that were new, and the messages that are proven accepted only now."""
+
+    new: tuple[Fact, ...]
+    accepted: tuple[MessageRef, ...]
+
+
+def apply(connection: Connection, facts: Iterable[Fact], *, now: datetime) -> Folded:
+    """Store the facts that are new and fold them into their messages; a fact that is known changes nothing.
+
+    In the caller's transaction, in at most six statements however many the facts. A receipt that carries the
+    attempt of a message still on the wire, or unknown, proves that the provider took the whole request: its
+    messages become accepted as of the moment the request was written, enrolments are kept and followers
+    released. Moments are the earliest told. A failure outweighs a delivery, a delivery an acceptance. A receipt
+    of an attempt that the message does not stand for is kept, and says nothing about delivery.
+    """
+    found = _insert_new(connection, facts)
+    if not found:
+        return Folded(new=(), accepted=())
+    accepted = _accept_proven(connection, found, now=now)
+    _fold_delivery(connection, found)
+    _fold_responses(connection, found)
+    return Folded(new=tuple(found), accepted=tuple(accepted))
+
+
+def _insert_new(connection: Connection, facts: Iterable[Fact]) -> list[Fact]:
+    by_key: dict[str, Fact] = {}
+    for fact in facts:
+        known = by_key.setdefault(fact.receipt.key, fact)
+        if fact.at < known.at:
+            by_key[fact.receipt.key] = fact
+    if not by_key:
+        return []
+    rows = given(
+        connection,
+        {
+            "receipt_key": String(),
+            "provider": String(),
+            "kind": String(),
+            **_REF,
+            "attempt_id": String(),
+            "provider_id": Text(),
+            "code": Text(),
+            "at": UtcDateTime(),
+            "received_at": UtcDateTime(),
+        },
+        (
+            (
+                fact.receipt.key,
+                fact.receipt.source,
+                fact.receipt.kind,
+                *((None, None, None) if fact.ref is None else (fact.ref.run_id, fact.ref.step_no, fact.ref.seq)),
+                (fact.receipt.attempt_id or "")[:32] or None,
+                fact.receipt.provider_id,
+                fact.receipt.code,
+                to_micros(fact.at),
+                to_micros(fact.received_at),
+            )
+            for fact in sorted(by_key.values(), key=lambda fact: fact.receipt.key)
+        ),
+    )
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    new = connection.execute(
+        insert(receipts)
+        # SQLite would read an ON CONFLICT right after a table as the condition of a join.
+        .from_select([column.name for column in rows.c], select(rows).where(true()))
+        .on_conflict_do_nothing()
+        .returning(receipts.c.receipt_key)
+    ).scalars()
+    fresh = set(new)
+    return [fact for key, fact in by_key.items() if key in fresh]
+
+
+def _accept_proven(connection: Connection, facts: Sequence[Fact], *, now: datetime) -> list[MessageRef]:
+    requests: dict[str, str | None] = {}
+    for fact in facts:
+        attempt_id = fact.receipt.attempt_id
+        if attempt_id is not None and fact.ref is not None:
+            requests[attempt_id] = _least(requests.get(attempt_id), _request_id(fact.receipt))
+    if not requests:
+        return []
+    rows = given(connection, {"attempt_id": String(), "request_id": Text()}, sorted(requests.items()))
+    proven = (
+        connection.execute(
+            update(attempts)
+            .where(
+                attempts.c.attempt_id == rows.c.attempt_id,
+                attempts.c.outcome.in_((AttemptOutcome.OPEN, AttemptOutcome.UNKNOWN)),
+            )
+            .values(
+                outcome=AttemptOutcome.ACCEPTED,
+                provider_id=_first(attempts.c.provider_id, rows.c.request_id),
+                closed_machine=machine_now(),
+            )
+            .returning(attempts.c.attempt_id)
+        )
+        .scalars()
+        .all()
+    )
+    if not proven:
+        return []
+    of_attempt = attempts.c.attempt_id == messages.c.attempt_id
+    accepted = connection.execute(
+        update(messages)
+        .where(messages.c.attempt_id.in_(proven), messages.c.state.in_(_ON_WIRE))
+        .values(
+            state=MessageState.ACCEPTED,
+            accepted_at=_first(messages.c.accepted_at, select(attempts.c.wire_at).where(of_attempt).scalar_subquery()),
+            provider_id=_first(
+                messages.c.provider_id, select(attempts.c.provider_id).where(of_attempt).scalar_subquery()
+            ),
+        )
+        .returning(messages.c.run_id, messages.c.step_no, messages.c.seq)
+    )
+    refs = sorted(MessageRef(RunId(row.run_id), row.step_no, row.seq) for row in accepted)
+    keep(connection, refs, now=now)
+    return refs
+
+
+def _fold_delivery(connection: Connection, facts: Sequence[Fact]) -> None:
+    told: dict[tuple[MessageRef, str], dict[str, datetime]] = {}
+    reasons: dict[tuple[MessageRef, str], Reason] = {}
+    request_ids: dict[tuple[MessageRef, str], str | None] = {}
+    for fact in facts:
+        moment = _DELIVERY.get(fact.receipt.kind)
+        if moment is None or fact.ref is None or fact.receipt.attempt_id is None:
+            continue
+        of = (fact.ref, fact.receipt.attempt_id)
+        _note(told.setdefault(of, {}), moment, fact.at)
+        request_ids[of] = _least(request_ids.get(of), _request_id(fact.receipt))
+        reason = _FAILURES.get(fact.receipt.kind)
+        if reason is not None:
+            reasons[of] = max(reason, reasons.get(of, reason), key=_WEIGHT.__getitem__)
+    if not told:
+        return
+    columns: dict[str, TypeEngine[Any]] = {
+        "attempt_id": String(),
+        "provider_id": Text(),
+        "reason": String(),
+        "weight": Integer(),
+    }
+    rows = given(
+        connection,
+        {**_REF, **columns, **{name: UtcDateTime() for name in _DELIVERY_MOMENTS}},
+        (
+            (
+                *(ref.run_id, ref.step_no, ref.seq, attempt_id),
+                request_ids[ref, attempt_id],
+                reasons.get((ref, attempt_id)),
+                _WEIGHT.get(reasons.get((ref, attempt_id), Reason.REJECTED), 0),
+                *_micros(moments, _DELIVERY_MOMENTS),
+            )
+            for (ref, attempt_id), moments in sorted(told.items())
+        ),
+    )
+    failed = rows.c.failed_at.is_not(None)
+    known_weight = case(_WEIGHT, value=messages.c.reason, else_=0)
+    connection.execute(
+        update(messages)
+        .where(
+            *(messages.c[name] == rows.c[name] for name in (*_REF, "attempt_id")),
+            messages.c.accepted_at.is_not(None),
+            messages.c.state.in_(_TAKEN),
+        )
+        .values(
+            {
+                "state": case(
+                    (failed, MessageState.FAILED),
+                    (messages.c.state == MessageState.FAILED, messages.c.state),
+                    (rows.c.delivered_at.is_not(None), MessageState.DELIVERED),
+                    else_=messages.c.state,
+                ),
+                "reason": case((failed & (rows.c.weight > known_weight), rows.c.reason), else_=messages.c.reason),
+                "provider_id": _first(messages.c.provider_id, rows.c.provider_id),
+                **{name: _earliest(messages.c[name], rows.c[name]) for name in _DELIVERY_MOMENTS},
+            }
+        )
+    )
+
+
+def _fold_responses(connection: Connection, facts: Sequence[Fact]) -> None:
+    told: dict[MessageRef, dict[str, datetime]] = {}
+    for fact in facts:
+        moment = _RESPONSES.get(fact.receipt.kind)
+        if moment is not None and fact.ref is not None:
+            _note(told.setdefault(fact.ref, {}), moment, fact.at)
+    if not told:
+        return
+    names = tuple(_RESPONSES.values())
+    rows = given(
+        connection,
+        {**_REF, **{name: UtcDateTime() for name in names}},
+        ((ref.run_id, ref.step_no, ref.seq, *_micros(moments, names)) for ref, moments in sorted(told.items())),
+    )
+    connection.execute(
+        update(messages)
+        .where(*(messages.c[name] == rows.c[name] for name in _REF))
+        .values({name: _earliest(messages.c[name], rows.c[name]) for name in names})
+    )
+
+
+def _note(moments: dict[str, datetime], name: str, at: datetime) -> None:
+    moments[name] = min(at, moments.get(name, at))
+
+
+def _micros(moments: Mapping[str, datetime], names: Iterable[str]) -> list[int | None]:
+    return [to_micros(moments[name]) if name in moments else None for name in names]
+
+
+def _least(one: str | None, other: str | None) -> str | None:
+    return min(filter(None, (one, other)), default=None)
+
+
+def _request_id(receipt: Receipt) -> str | None:
+    """Return the provider's name of the request: SendGrid's message id begins with it, Twilio's is it."""
+    if receipt.provider_id is None:
+        return None
+    return receipt.provider_id.partition(".")[0] if receipt.source == "sendgrid" else receipt.provider_id
+
+
+def _first(known: Column[str] | Column[datetime], told: ColumnElement[object]) -> ColumnElement[object]:
+    return case((known.is_(None), told), else_=known)
+
+
+def _earliest(known: Column[datetime], told: ColumnElement[datetime]) -> ColumnElement[datetime]:
+    return case((told.is_(None) | (known <= told), known), else_=told)

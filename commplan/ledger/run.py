@@ -1,0 +1,293 @@
+"""Runs: one occurrence of a plan each, with its own frozen files, audience and state.
+
+Whoever starts the same occurrence again joins the run that exists; nothing here ever makes a second one.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from uuid import uuid4
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from commplan import planfile
+from commplan.clock import Clock
+from commplan.errors import RunError
+from commplan.ids import RunId
+from commplan.plan import Plan
+from commplan.store import Store
+from commplan.store.tables import (
+    attempts,
+    audit,
+    bundles,
+    conversions,
+    enrolments,
+    gatherings,
+    messages,
+    plan_locks,
+    recipients,
+    runs,
+    skeletons,
+)
+from commplan.store.types import machine_now
+from commplan.terms import MessageState, Reason, RunState
+
+#: The name under which a bundle keeps the plan file.
+PLAN_FILE = "plan.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as the ledger has it."""
+
+    run_id: RunId
+    run_key: str
+    plan: str
+    occurrence: str
+    digest: str
+    state: RunState
+    reason: str | None
+    people: str
+    since: datetime | None
+    snapshot_at: datetime | None
+    created_at: datetime
+    first_accepted_at: datetime | None
+    finished_at: datetime | None
+    placeholder: str
+    flow_run_id: str | None
+    starts: int
+
+
+def run_key(plan: str, occurrence: str) -> str:
+    """Return the name of a run for people: ``plan@occurrence``."""
+    return f"{plan}@{occurrence}"
+
+
+def start_run(
+    store: Store, *, plan: Plan, occurrence: str, files: Mapping[str, str], flow_run_id: str | None = None
+) -> Run:
+    """Start an occurrence of a plan, or join the run that exists.
+
+    The first start freezes `files` (the plan and every template it uses) under their digest; whoever joins later
+    gets what was frozen then, whatever the files say now. One transaction.
+    """
+    digest = planfile.digest(files)
+    now = store.clock.now()
+    clock = _clock_text(store.clock)
+    with store.write() as connection:
+        upsert = sqlite.insert if store.is_sqlite else postgresql.insert
+        connection.execute(
+            upsert(bundles)
+            .values(digest=digest, files=json.dumps(dict(files), sort_keys=True, ensure_ascii=False))
+            .on_conflict_do_nothing()
+        )
+        made = connection.execute(
+            upsert(runs)
+            .values(
+                run_key=run_key(plan.plan, occurrence),
+                plan=plan.plan,
+                occurrence=occurrence,
+                digest=digest,
+                state=RunState.FROZEN,
+                people=plan.audience.people,
+                created_at=now,
+                clock=clock,
+                placeholder=f"cp-{secrets.token_hex(5)}-",
+                flow_run_id=flow_run_id,
+            )
+            .on_conflict_do_nothing()
+        ).rowcount
+        row = connection.execute(
+            select(runs).where(runs.c.plan == plan.plan, runs.c.occurrence == occurrence).with_for_update()
+        ).one()
+        if row.clock != clock:
+            raise RunError(
+                f"{row.run_key} was started on another plan time; continue it with the clock settings it was started "
+                "with, or use another run key"
+            )
+        connection.execute(
+            update(runs)
+            .where(runs.c.run_id == row.run_id)
+            .values(starts=runs.c.starts + 1, flow_run_id=flow_run_id or row.flow_run_id)
+        )
+        record(connection, row.run_id, now, "started" if made else "joined", {"starts": row.starts + 1})
+    return _as_run(row)
+
+
+def _clock_text(clock: Clock) -> str:
+    return json.dumps({"origin": clock.origin.isoformat(), "anchor": clock.anchor, "factor": clock.factor})
+
+
+def _as_run(row: Row[tuple[object, ...]]) -> Run:
+    known = {name: getattr(row, name) for name in Run.__dataclass_fields__}
+    return Run(**{**known, "state": RunState(known["state"])})
+
+
+def find_run(store: Store, key: str) -> Run:
+    """Return the run of a key; RunError lists the newest keys when there is none."""
+    with store.read() as connection:
+        row = connection.execute(select(runs).where(runs.c.run_key == key)).one_or_none()
+        if row is not None:
+            return _as_run(row)
+        newest = connection.execute(select(runs.c.run_key).order_by(runs.c.run_id.desc()).limit(5)).scalars().all()
+    raise RunError(
+        f"there is no run {key!r}; " + (f"the newest are {', '.join(newest)}" if newest else "none was started")
+    )
+
+
+def find_by_flow_run(store: Store, flow_run_id: str) -> Run | None:
+    """Return the run that a flow run has started or joined, if any."""
+    with store.read() as connection:
+        row = connection.execute(select(runs).where(runs.c.flow_run_id == flow_run_id)).one_or_none()
+    return None if row is None else _as_run(row)
+
+
+def load_run(store: Store, run_id: RunId) -> Run:
+    """Return the run of an id that came from the ledger."""
+    with store.read() as connection:
+        return _as_run(connection.execute(select(runs).where(runs.c.run_id == run_id)).one())
+
+
+def list_runs(store: Store, *, limit: int = 20) -> list[Run]:
+    """Return the newest runs, newest first."""
+    with store.read() as connection:
+        return [_as_run(row) for row in connection.execute(select(runs).order_by(runs.c.run_id.desc()).limit(limit))]
+
+
+def frozen_files(connection: Connection, run_id: RunId) -> dict[str, str]:
+    """Return the files that a run was started with."""
+    text = connection.execute(
+        select(bundles.c.files).join(runs, runs.c.digest == bundles.c.digest).where(runs.c.run_id == run_id)
+    ).scalar_one()
+    return dict(json.loads(text))
+
+
+_PLAN_OF_RUN: dict[tuple[str, RunId], Plan] = {}
+
+
+def plan_of(connection: Connection, run_id: RunId) -> Plan:
+    """Return the plan that a run was started with, from its frozen files."""
+    digest = connection.execute(select(runs.c.digest).where(runs.c.run_id == run_id)).scalar_one()
+    known = _PLAN_OF_RUN.get((digest, run_id))
+    if known is None:
+        known = planfile.parse_plan(frozen_files(connection, run_id)[PLAN_FILE], PLAN_FILE)
+        _PLAN_OF_RUN[digest, run_id] = known
+    return known
+
+
+def set_state(
+    store: Store, run_id: RunId, to: RunState, *, only_from: tuple[RunState, ...], reason: str | None = None
+) -> bool:
+    """Move a run to another state if it is in one of `only_from`; tell whether it was. Own transaction."""
+    now = store.clock.now()
+    changes: dict[str, object] = {"state": to, "reason": reason}
+    if to is RunState.FINISHED:
+        changes["finished_at"] = now
+    with store.write() as connection:
+        moved = connection.execute(
+            update(runs).where(runs.c.run_id == run_id, runs.c.state.in_(only_from)).values(**changes)
+        ).rowcount
+        if moved:
+            record(connection, run_id, now, to.value, {"reason": reason} if reason else {})
+    return bool(moved)
+
+
+def cancel_run(store: Store, run_id: RunId) -> int:
+    """Cancel a run for ever and return how many messages that stopped; what is on the wire is not called back.
+
+    Own transaction. People whom the run never wrote to are released for later runs of the plan.
+    """
+    now = store.clock.now()
+    open_states = (RunState.FROZEN, RunState.READY, RunState.EXECUTING, RunState.HELD)
+    with store.write() as connection:
+        if not connection.execute(
+            update(runs)
+            .where(runs.c.run_id == run_id, runs.c.state.in_(open_states))
+            .values(state=RunState.CANCELLED, finished_at=now)
+        ).rowcount:
+            return 0
+        stopped = connection.execute(
+            update(messages)
+            .where(messages.c.run_id == run_id, messages.c.state.in_((MessageState.QUEUED, MessageState.NOT_DUE)))
+            .values(state=MessageState.CANCELLED, reason=Reason.RUN_CANCELLED)
+        ).rowcount
+        release_enrolments(connection, run_id)
+        record(connection, run_id, now, "cancelled", {"messages": stopped})
+    return stopped
+
+
+def release_enrolments(connection: Connection, run_id: RunId) -> None:
+    """Give back the places of people whom the run has not written to. In the caller's transaction."""
+    connection.execute(delete(enrolments).where(enrolments.c.run_id == run_id, enrolments.c.state == "reserved"))
+
+
+def since_of(connection: Connection, plan: Plan, run_id: RunId) -> datetime | None:
+    """Return what ``:since`` means for a run: the last executed snapshot of the plan, less the overlap.
+
+    The first run of a plan starts at ``audience.start``, midnight in the plan's zone; None when that is not set.
+    """
+    last = connection.execute(
+        select(func.max(runs.c.snapshot_at)).where(
+            runs.c.plan == plan.plan, runs.c.run_id != run_id, runs.c.first_accepted_at.is_not(None)
+        )
+    ).scalar_one()
+    if last is not None:
+        newest: datetime = last
+        return newest - plan.audience.overlap
+    if plan.audience.start is None:
+        return None
+    return datetime.combine(plan.audience.start, time(), plan.zone)
+
+
+def record(connection: Connection, run_id: RunId | None, at: datetime, what: str, detail: Mapping[str, object]) -> None:
+    """Write one line of the audit: ids and counts only. In the caller's transaction."""
+    connection.execute(insert(audit).values(run_id=run_id, at=at, what=what, detail=json.dumps(detail, sort_keys=True)))
+
+
+def beat(store: Store, run_id: RunId) -> RunState:
+    """Note that a process is working on the run, and return the run's state. Own transaction."""
+    with store.write() as connection:
+        connection.execute(update(runs).where(runs.c.run_id == run_id).values(alive_machine=machine_now()))
+        return RunState(connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar_one())
+
+
+@contextmanager
+def exclusive(store: Store, plan: str, *, lease: timedelta = timedelta(minutes=10)) -> Iterator[bool]:
+    """Take a plan's snapshot lock, if it is free or its holder's lease is over; yields whether it was taken."""
+    holder = uuid4().hex
+    upsert = sqlite.insert if store.is_sqlite else postgresql.insert
+    until = machine_now() + lease.total_seconds()
+    with store.write() as connection:
+        taken = connection.execute(
+            upsert(plan_locks)
+            .values(plan=plan, holder=holder, lease_machine=until)
+            .on_conflict_do_update(
+                index_elements=[plan_locks.c.plan],
+                set_={"holder": holder, "lease_machine": until},
+                where=plan_locks.c.lease_machine < machine_now(),
+            )
+        ).rowcount
+    try:
+        yield bool(taken)
+    finally:
+        with store.write() as connection:
+            connection.execute(delete(plan_locks).where(plan_locks.c.plan == plan, plan_locks.c.holder == holder))
+
+
+def discard_run(store: Store, run_id: RunId) -> None:
+    """Remove a run that has sent nothing, so that its key can be used again after a mistake was mended.
+
+    One transaction. RunError, and nothing removed, if any request of the run was ever put on the wire.
+    """
+    with store.write() as connection:
+        if connection.execute(select(attempts.c.attempt_id).where(attempts.c.run_id == run_id).limit(1)).first():
+            raise RunError("this run has sent messages; cancel it instead of discarding it")
+        for table in (messages, skeletons, conversions, gatherings, enrolments, recipients, runs):
+            connection.execute(delete(table).where(table.c.run_id == run_id))
+        record(connection, run_id, store.clock.now(), "discarded", {})

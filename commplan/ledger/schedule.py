@@ -1,0 +1,184 @@
+"""When messages are due: per person, moved into the hours of their own zone.
+
+Due times are computed here and nowhere else; whether a due message goes out is the last look's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from babel.core import get_global
+from sqlalchemy import Connection, bindparam, func, select, update
+
+from commplan.ids import MessageRef, RunId
+from commplan.ledger.run import plan_of
+from commplan.ledger.state import NEVER_SENT
+from commplan.plan import Plan, Touch
+from commplan.store import Store
+from commplan.store.tables import batches, messages, recipients
+from commplan.terms import MessageState, Reason
+from commplan.window import next_open
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """The next moment at which a run has something to send: `at`, in plan time, for `steps`."""
+
+    at: datetime
+    steps: tuple[int, ...]
+
+
+@lru_cache(maxsize=512)
+def zones_of(zone: str | None, country: str | None, default: ZoneInfo) -> tuple[ZoneInfo, ...]:
+    """Return the zones a recipient may be in: their own, else all of their number's country, else the plan's."""
+    if zone is not None:
+        return (ZoneInfo(zone),)
+    territories: Mapping[str, str] = get_global("zone_territories")
+    found = sorted(name for name, territory in territories.items() if territory == country)
+    return tuple(ZoneInfo(name) for name in found) or (default,)
+
+
+@lru_cache(maxsize=4096)
+def due_in(
+    touch: Touch, moment: datetime, zones: tuple[ZoneInfo, ...], lateness: timedelta
+) -> tuple[datetime, datetime]:
+    """Return when a touch is due at or after `moment`, and after when it must not be sent any more."""
+    due, _ = next_open(touch.window, moment, zones)
+    return due, due + lateness
+
+
+def release_followers(connection: Connection, refs: Iterable[MessageRef]) -> int:
+    """Give the steps that follow newly accepted messages their due time; return how many became queued.
+
+    In the caller's transaction, which is the one that records the acceptance. Doing it twice changes nothing.
+    """
+    seqs: dict[tuple[RunId, int], list[int]] = {}
+    for ref in refs:
+        seqs.setdefault((ref.run_id, ref.step_no), []).append(ref.seq)
+    released = 0
+    for (run_id, step_no), found in seqs.items():
+        plan = plan_of(connection, run_id)
+        for number in range(step_no + 1, len(plan.sequence) + 1):
+            if plan.follows(number) == step_no:
+                released += _release(connection, plan, run_id=run_id, earlier=step_no, step_no=number, seqs=found)
+    return released
+
+
+def _release(
+    connection: Connection, plan: Plan, *, run_id: RunId, earlier: int, step_no: int, seqs: Sequence[int]
+) -> int:
+    before = messages.alias("before")
+    released = 0
+    for at in range(0, len(seqs), 500):
+        rows = connection.execute(
+            select(messages.c.seq, before.c.accepted_at, recipients.c.segment, recipients.c.zone, recipients.c.country)
+            .join(before, (before.c.run_id == messages.c.run_id) & (before.c.seq == messages.c.seq))
+            .join(recipients, (recipients.c.run_id == messages.c.run_id) & (recipients.c.seq == messages.c.seq))
+            .where(
+                messages.c.run_id == run_id,
+                messages.c.step_no == step_no,
+                messages.c.state == MessageState.NOT_DUE,
+                before.c.step_no == earlier,
+                before.c.accepted_at.is_not(None),
+                messages.c.seq.in_(seqs[at : at + 500]),
+            )
+        ).all()
+        changes = []
+        for row in rows:
+            touch = plan.touch(step_no, row.segment)
+            due, late = due_in(
+                touch,
+                row.accepted_at + touch.wait,
+                zones_of(row.zone, row.country, plan.zone),
+                plan.sequence[step_no - 1].not_after,
+            )
+            changes.append({"of": row.seq, "due": due, "late": late})
+        if changes:
+            connection.execute(
+                update(messages)
+                .where(
+                    messages.c.run_id == run_id,
+                    messages.c.step_no == step_no,
+                    messages.c.seq == bindparam("of"),
+                    messages.c.state == MessageState.NOT_DUE,
+                )
+                .values(state=MessageState.QUEUED, due_at=bindparam("due"), not_after=bindparam("late")),
+                changes,
+            )
+        released += len(changes)
+    return released
+
+
+def drop_orphans(connection: Connection, run_id: RunId) -> int:
+    """Close messages whose earlier step will never be sent, step by step down the sequence; return how many."""
+    plan = plan_of(connection, run_id)
+    dropped = 0
+    for step_no in range(2, len(plan.sequence) + 1):
+        earlier = plan.follows(step_no)
+        before = messages.alias("before")
+        never = (before.c.state.in_(NEVER_SENT)) | (
+            (before.c.state == MessageState.FAILED) & before.c.accepted_at.is_(None)
+        )
+        dropped += connection.execute(
+            update(messages)
+            .where(
+                messages.c.run_id == run_id,
+                messages.c.step_no == step_no,
+                messages.c.state == MessageState.NOT_DUE,
+                select(before.c.seq)
+                .where(before.c.run_id == run_id, before.c.step_no == earlier, before.c.seq == messages.c.seq, never)
+                .correlate(messages)
+                .exists(),
+            )
+            .values(state=MessageState.NOT_NEEDED, reason=Reason.EARLIER_STEP_NOT_SENT)
+        ).rowcount
+    return dropped
+
+
+def next_due(store: Store, run_id: RunId) -> Due | None:
+    """Return the next moment with something to send and the steps due by then, or None when nothing is queued.
+
+    Messages in another worker's batch count as due now until their lease is over, so that a run does not end
+    while somebody else is still sending for it.
+    """
+    with store.read() as connection:
+        held = (
+            connection.execute(
+                select(batches.c.step_no)
+                .where(
+                    batches.c.run_id == run_id,
+                    batches.c.closed_machine.is_(None),
+                )
+                .distinct()
+            )
+            .scalars()
+            .all()
+        )
+        rows = connection.execute(
+            select(messages.c.step_no, func.min(messages.c.due_at).label("at"))
+            .where(messages.c.run_id == run_id, messages.c.state == MessageState.QUEUED)
+            .group_by(messages.c.step_no)
+        ).all()
+    if not rows:
+        return Due(at=store.clock.now(), steps=tuple(sorted(held))) if held else None
+    at = max(min(row.at for row in rows), store.clock.now())
+    return Due(at=at, steps=tuple(sorted(row.step_no for row in rows if row.at <= at)))
+
+
+def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> int:
+    """Return how many messages of a step are due and unclaimed at `now`."""
+    with store.read() as connection:
+        return int(
+            connection.execute(
+                select(func.count()).where(
+                    messages.c.run_id == run_id,
+                    messages.c.step_no == step_no,
+                    messages.c.state == MessageState.QUEUED,
+                    messages.c.due_at <= now,
+                )
+            ).scalar_one()
+        )

@@ -1,0 +1,52 @@
+"""The plan: its model, how its values are written, and whether its parts fit each other.
+
+Never reads a file or the environment.
+"""
+
+from commplan.plan.advice import advise
+from commplan.plan.coherence import Problem, cross_check
+from commplan.plan.model import (
+    Ask,
+    Audience,
+    ConsentColumns,
+    ContactColumns,
+    Conversion,
+    EvaluationTime,
+    Goal,
+    Member,
+    Plan,
+    Segment,
+    SegmentChange,
+    Source,
+    Step,
+    Touch,
+)
+from commplan.plan.notation import Localized, Target, parse_duration, parse_name, suggestion, write_duration
+from commplan.plan.schema import json_schema
+
+__all__ = [
+    "Ask",
+    "Audience",
+    "ConsentColumns",
+    "ContactColumns",
+    "Conversion",
+    "EvaluationTime",
+    "Goal",
+    "Localized",
+    "Member",
+    "Plan",
+    "Problem",
+    "Segment",
+    "SegmentChange",
+    "Source",
+    "Step",
+    "Target",
+    "Touch",
+    "advise",
+    "cross_check",
+    "json_schema",
+    "parse_duration",
+    "parse_name",
+    "suggestion",
+    "write_duration",
+]

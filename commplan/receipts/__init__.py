@@ -1,0 +1,1 @@
+"""IN: what providers and recipients tell us, verified and translated; pure, and ignorant of the store."""

@@ -1,0 +1,39 @@
+"""The report as one HTML page that stands alone: no script, no font, no picture from elsewhere.
+
+Everything a planner wrote is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from commplan.evaluation import Evaluation
+from commplan.evaluation.wording import figure
+from commplan.report.markdown import draw
+from commplan.report.outline import facts, headline, sections
+
+_TEMPLATES = Path(__file__).resolve().parents[2] / "templates" / "shared" / "report"
+
+
+def to_html(evaluation: Evaluation, *, charts: bool = True) -> str:
+    """Return the report as a page for light and dark screens, phones and paper."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    figures = draw(evaluation) if charts else {}
+    return environment.get_template("evaluation.html.j2").render(
+        evaluation=evaluation,
+        facts=facts(evaluation),
+        headline=headline(evaluation),
+        sections=sections(evaluation),
+        figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 (drawn by charts, text escaped there)
+        figure=figure,
+    )

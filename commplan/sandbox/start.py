@@ -1,0 +1,89 @@
+"""Starting a sandbox from an installation's settings: what `commplan sandbox` does.
+
+Never overwrites a key or a CRM that is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from commplan.sandbox import crm
+from commplan.sandbox.app import serve
+from commplan.sandbox.config import SandboxConfig, generate_key
+from commplan.sandbox.switches import Switches
+from commplan.settings import Settings
+
+#: Credentials of a sandbox for which the settings name none.
+API_KEY = "SG.sandbox"
+ACCOUNT_SID = "AC" + "0" * 32
+AUTH_TOKEN = "sandbox"  # noqa: S105 (opens nothing but the sandbox)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the command line asks of a sandbox.
+
+    `contacts`: make the CRM at `crm` with so many customers, if it is not there. `key_file`: private key of the
+    event webhook, made if it is not there, with its public key in ``.pub`` beside it.
+    """
+
+    crm: Path | None = None
+    contacts: int | None = None
+    seed: int = 1
+    switches: str | None = None
+    key_file: Path | None = None
+
+
+def start_sandbox(
+    settings: Settings, wishes: Wishes, *, host: str, port: int, bound: socket.socket | None = None
+) -> None:
+    """Serve a sandbox until it is ended; prints the settings that point an installation at it, where they are not set."""
+    private, public = _keys(wishes.key_file or settings.home / "webhook.pem")
+    api_key = settings.email.api_key.get_secret_value() if settings.email.api_key else API_KEY
+    token = settings.sms.auth_token.get_secret_value() if settings.sms.auth_token else AUTH_TOKEN
+    account = settings.sms.account_sid or ACCOUNT_SID
+    here, used = bound.getsockname()[:2] if bound is not None else (host, port)
+    address = f"http://{here}:{used}"
+    clock = settings.make_clock()
+    if wishes.crm is not None and wishes.contacts is not None and not wishes.crm.exists():
+        now = clock.origin if not clock.is_real else clock.now()
+        crm.create(wishes.crm, contacts=wishes.contacts, seed=wishes.seed, now=now, site=address)
+    config = SandboxConfig(
+        api_key=api_key,
+        account_sid=account,
+        auth_token=token,
+        webhook_private_key=private,
+        public_url=settings.public_url,
+        clock=clock,
+        seed=wishes.seed,
+        crm=wishes.crm,
+        switches=Switches() if wishes.switches is None else Switches.read(wishes.switches),
+    )
+    for name, value in {
+        "COMMPLAN_EMAIL__BASE_URL": address,
+        "COMMPLAN_SMS__BASE_URL": address,
+        "COMMPLAN_EMAIL__API_KEY": api_key,
+        "COMMPLAN_EMAIL__WEBHOOK_KEYS": json.dumps([public]),
+        "COMMPLAN_SMS__ACCOUNT_SID": account,
+        "COMMPLAN_SMS__AUTH_TOKEN": token,
+    }.items():
+        if name not in os.environ:
+            sys.stdout.write(f"export {name}='{value}'\n")
+    sys.stdout.flush()
+    serve(config, host=host, port=port, sock=bound)
+
+
+def _keys(private_file: Path) -> tuple[str, str]:
+    public_file = private_file.with_suffix(".pub")
+    if not private_file.exists():
+        private_file.parent.mkdir(parents=True, exist_ok=True)
+        private, public = generate_key()
+        public_file.write_text(public + "\n", encoding="ascii")
+        with os.fdopen(os.open(private_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(private)
+    return private_file.read_text(encoding="ascii"), public_file.read_text(encoding="ascii").strip()

@@ -1,0 +1,146 @@
+"""What new facts lead to besides the message itself: suppressions put on or lifted, and replies kept.
+
+Never acts on a fact twice: callers pass only the facts that were new, in the transaction that stored them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import BigInteger, Connection, Integer, insert, select
+
+from commplan.consent import SCOPE_ALL, SCOPE_MARKETING, lift, suppress
+from commplan.ids import AddressKey, MessageRef, RunId
+from commplan.ledger.facts import Fact
+from commplan.ledger.run import plan_of
+from commplan.plan import Plan
+from commplan.store import Store
+from commplan.store.given import given
+from commplan.store.tables import messages, replies
+from commplan.terms import Channel, Purpose, Reason, ReceiptKind
+
+#: What makes an address unusable for everybody: the kind of receipt, and its code where not every code does.
+DEAD_ADDRESS: Mapping[tuple[ReceiptKind, str | None], Reason] = {
+    (ReceiptKind.BOUNCED, None): Reason.HARD_BOUNCE,
+    (ReceiptKind.COMPLAINED, None): Reason.SPAM_REPORT,
+    (ReceiptKind.DROPPED, "bounced_address"): Reason.HARD_BOUNCE,
+    (ReceiptKind.DROPPED, "invalid"): Reason.HARD_BOUNCE,
+    (ReceiptKind.DROPPED, "spam_reporting_address"): Reason.SPAM_REPORT,
+    (ReceiptKind.UNDELIVERED, "21610"): Reason.STOP,
+    **dict.fromkeys(
+        [(ReceiptKind.UNDELIVERED, code) for code in ("21211", "21214", "21614", "21635", "30005", "30006")],
+        Reason.INVALID_NUMBER,
+    ),
+}
+#: A provider gives a post up after this much machine time. Texts tell no time of their own, so a START that arrives
+#: within it of a STOP may have been written before it: the opt-out wins.
+_RETRIES_END = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Addressee:
+    channel: Channel
+    address_key: AddressKey
+
+
+def opt_out_scope(plan: Plan) -> str:
+    """Return what somebody who opts out of a plan's message opts out of: marketing as a whole, or the plan's topic."""
+    return SCOPE_MARKETING if plan.purpose is Purpose.MARKETING else plan.topic
+
+
+def follow(store: Store, connection: Connection, new: Sequence[Fact]) -> None:
+    """Do what new facts lead to, in the caller's transaction."""
+    about = [fact for fact in new if fact.ref is not None and _touches_suppression(fact)]
+    addressees = _addressees(connection, {fact.ref for fact in about if fact.ref is not None})
+    for fact in new:
+        if fact.receipt.text is not None:
+            _follow_inbound(store, connection, fact)
+        elif fact.ref in addressees:
+            _follow_receipt(connection, fact, fact.ref, addressees[fact.ref])
+
+
+def _reason(fact: Fact) -> Reason | None:
+    kind, code = fact.receipt.kind, fact.receipt.code
+    return DEAD_ADDRESS.get((kind, code), DEAD_ADDRESS.get((kind, None)))
+
+
+def _is_preference(fact: Fact) -> bool:
+    kind, code = fact.receipt.kind, fact.receipt.code
+    return kind in (ReceiptKind.OPTED_OUT, ReceiptKind.OPTED_IN) or (
+        kind is ReceiptKind.DROPPED and code == "unsubscribed_address"
+    )
+
+
+def _touches_suppression(fact: Fact) -> bool:
+    return fact.receipt.source != "page" and (_reason(fact) is not None or _is_preference(fact))
+
+
+def _addressees(connection: Connection, refs: Iterable[MessageRef]) -> dict[MessageRef | None, _Addressee]:
+    wanted = sorted(refs)
+    if not wanted:
+        return {}
+    rows = given(
+        connection,
+        {"run_id": BigInteger(), "step_no": Integer(), "seq": Integer()},
+        [(ref.run_id, ref.step_no, ref.seq) for ref in wanted],
+    )
+    found = connection.execute(
+        select(messages.c.run_id, messages.c.step_no, messages.c.seq, messages.c.channel, messages.c.address_key).where(
+            *(messages.c[name] == rows.c[name] for name in rows.c.keys()),  # noqa: SIM118 (a column collection)
+            messages.c.address_key.is_not(None),
+        )
+    )
+    return {
+        MessageRef(RunId(row.run_id), row.step_no, row.seq): _Addressee(
+            channel=Channel(row.channel), address_key=AddressKey(row.address_key)
+        )
+        for row in found
+    }
+
+
+def _follow_receipt(connection: Connection, fact: Fact, ref: MessageRef | None, addressee: _Addressee) -> None:
+    if ref is None or not _touches_suppression(fact):
+        return
+    reason, scope, act = _reason(fact), SCOPE_ALL, suppress
+    if reason is None:
+        reason, scope = Reason.UNSUBSCRIBED, opt_out_scope(plan_of(connection, ref.run_id))
+        act = lift if fact.receipt.kind is ReceiptKind.OPTED_IN else suppress
+    act(
+        connection,
+        channel=addressee.channel,
+        address_key=addressee.address_key,
+        scope=scope,
+        reason=reason,
+        source=f"receipt {fact.receipt.key}",
+        at=fact.at,
+    )
+
+
+def _follow_inbound(store: Store, connection: Connection, fact: Fact) -> None:
+    receipt, ref = fact.receipt, fact.ref
+    if receipt.kind is ReceiptKind.REPLIED:
+        connection.execute(
+            insert(replies).values(
+                receipt_key=receipt.key,
+                run_id=None if ref is None else ref.run_id,
+                step_no=None if ref is None else ref.step_no,
+                seq=None if ref is None else ref.seq,
+                channel=Channel.SMS,
+                text=receipt.text,
+                at=fact.at,
+            )
+        )
+    elif receipt.address and receipt.kind in (ReceiptKind.OPTED_OUT, ReceiptKind.OPTED_IN):
+        starts = receipt.kind is ReceiptKind.OPTED_IN
+        act = lift if starts else suppress
+        act(
+            connection,
+            channel=Channel.SMS,
+            address_key=store.keyring.address_key(Channel.SMS, receipt.address),
+            scope=SCOPE_ALL,
+            reason=Reason.STOP,
+            source=f"receipt {receipt.key}",
+            at=fact.at - _RETRIES_END * store.clock.factor if starts else fact.at,
+        )

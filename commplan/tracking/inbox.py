@@ -1,0 +1,214 @@
+"""The inbox: verified posts kept as they came, and applied to the ledger afterwards, each exactly once.
+
+Never parses before a post is durable, and never lets one post that cannot be read hold up the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, Connection, Integer, func, insert, select, text, update
+
+from commplan.errors import UnreadableError
+from commplan.ids import TokenPurpose
+from commplan.ledger import facts as ledger
+from commplan.ledger.facts import Fact
+from commplan.receipts import sendgrid, twilio
+from commplan.receipts.base import Parsed, Receipt
+from commplan.store import Store
+from commplan.store.given import given
+from commplan.store.tables import inbox
+from commplan.tracking.consequence import follow
+from commplan.tracking.placing import place_inbound, place_late_bounce, suppress_foreign
+
+_LOG = logging.getLogger("commplan.tracking")
+
+#: Most bytes of posts that are applied in one transaction: about a fifth of a second's work.
+_CHUNK = 512 * 1024
+#: Whoever applies receipts on PostgreSQL takes this lock first, so that two never wait for each other's rows.
+_TURN = 0x636F6D6D706C616E
+
+
+class PostKind(StrEnum):
+    """What a post of the inbox is, and so how it is read."""
+
+    SENDGRID_EVENTS = "sendgrid.events"
+    TWILIO_STATUS = "twilio.status"
+    TWILIO_INBOUND = "twilio.inbound"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """Counts of what came of posts: `new` facts, facts already `known`, events of `foreign` systems on the same
+    account, `unreadable` ones, and messages `accepted` that nobody knew to be.
+    """
+
+    posts: int = 0
+    new: int = 0
+    known: int = 0
+    foreign: int = 0
+    unreadable: int = 0
+    accepted: int = 0
+
+    def __add__(self, other: Applied) -> Applied:
+        return Applied(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Post:
+    inbox_id: int
+    received_at: datetime
+    parsed: Parsed
+
+
+def append(store: Store, *, kind: PostKind, query: Mapping[str, str], body: bytes) -> int:
+    """Keep a verified post and return its inbox id: one INSERT in its own transaction, durable on return."""
+    with store.write() as connection:
+        found = connection.execute(
+            insert(inbox)
+            .values(
+                kind=kind,
+                query=json.dumps(dict(query)),
+                body=body,
+                received_at=store.clock.now(),
+            )
+            .returning(inbox.c.inbox_id)
+        ).scalar_one()
+    return int(found)
+
+
+def waiting(store: Store) -> int:
+    """Return how many posts are kept and not applied yet."""
+    with store.read() as connection:
+        return int(
+            connection.execute(select(func.count()).select_from(inbox).where(inbox.c.applied_at.is_(None))).scalar_one()
+        )
+
+
+def apply_inbox(store: Store, *, limit: int = 500) -> Applied:
+    """Apply up to `limit` waiting posts, oldest first, in short transactions of their own.
+
+    A post's effects and its mark as applied are one transaction, so that a process killed at any moment loses
+    nothing and does nothing twice. Several processes may call this at once; each post is applied by one of them.
+    """
+    total = Applied()
+    with store.read() as connection:
+        sizes = connection.execute(
+            select(inbox.c.inbox_id, func.length(inbox.c.body))
+            .where(inbox.c.applied_at.is_(None))
+            .order_by(inbox.c.inbox_id)
+            .limit(limit)
+        ).all()
+    for ids in _chunks([(row[0], row[1]) for row in sizes]):
+        total += _apply(store, ids)
+    if total.posts:
+        _LOG.info(
+            "applied posts of providers", extra={name: getattr(total, name) for name in total.__dataclass_fields__}
+        )
+    return total
+
+
+def _chunks(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    ids: list[int] = []
+    held = 0
+    for inbox_id, size in sizes:
+        if ids and held + size > _CHUNK:
+            yield ids
+            ids, held = [], 0
+        ids.append(inbox_id)
+        held += size
+    if ids:
+        yield ids
+
+
+def _apply(store: Store, ids: Sequence[int]) -> Applied:
+    with store.read() as connection:
+        posts = [
+            _Post(
+                inbox_id=row.inbox_id,
+                received_at=row.received_at,
+                parsed=_read(row.kind, json.loads(row.query), row.body),
+            )
+            for row in connection.execute(select(inbox).where(inbox.c.inbox_id.in_(ids)))
+        ]
+    with store.write() as connection:
+        take_turn(connection)
+        ours = _claim(connection, posts, now=store.clock.now())
+        return _apply_posts(store, connection, [post for post in posts if post.inbox_id in ours])
+
+
+def take_turn(connection: Connection) -> None:
+    """Wait until nobody else is applying what recipients and providers said; held to the end of the transaction.
+
+    SQLite has one writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": _TURN})
+
+
+def _read(kind: str, query: Mapping[str, str], body: bytes) -> Parsed:
+    try:
+        match kind:
+            case PostKind.SENDGRID_EVENTS:
+                return sendgrid.parse(body)
+            case PostKind.TWILIO_STATUS:
+                return Parsed(receipts=(twilio.parse_status(query, twilio.read_form(body)),))
+            case PostKind.TWILIO_INBOUND:
+                return Parsed(receipts=(twilio.parse_inbound(twilio.read_form(body)),))
+    except UnreadableError:
+        pass
+    return Parsed(receipts=(), unreadable=1)
+
+
+def _claim(connection: Connection, posts: Sequence[_Post], *, now: datetime) -> set[int]:
+    rows = given(
+        connection,
+        {"inbox_id": BigInteger(), "unreadable": Integer()},
+        [(post.inbox_id, post.parsed.unreadable) for post in posts],
+    )
+    return set(
+        connection.execute(
+            update(inbox)
+            .where(inbox.c.inbox_id == rows.c.inbox_id, inbox.c.applied_at.is_(None))
+            .values(applied_at=now, unreadable=rows.c.unreadable)
+            .returning(inbox.c.inbox_id)
+        ).scalars()
+    )
+
+
+def _apply_posts(store: Store, connection: Connection, posts: Sequence[_Post]) -> Applied:
+    placed: list[Fact] = []
+    foreign: list[tuple[Receipt, datetime]] = []
+    for post in posts:
+        for receipt in post.parsed.receipts:
+            at = receipt.at or post.received_at
+            ref = store.keyring.open(TokenPurpose.MESSAGE, receipt.token) if receipt.token else None
+            if ref is not None:
+                placed.append(Fact(receipt=receipt, ref=ref, at=at, received_at=post.received_at))
+            elif receipt.text is not None:
+                placed.append(place_inbound(store, connection, receipt, post.received_at))
+            else:
+                foreign.append((receipt, post.received_at))
+    folded = ledger.apply(connection, placed, now=store.clock.now())
+    new, accepted = [*folded.new], len(folded.accepted)
+    late = [fact for receipt, at in foreign if (fact := place_late_bounce(store, connection, receipt, at))]
+    if late:
+        new.extend(ledger.apply(connection, late, now=store.clock.now()).new)
+    follow(store, connection, new)
+    inferred = {fact.receipt.key for fact in late}
+    others = [receipt for receipt, _ in foreign if receipt.key not in inferred]
+    for receipt, received_at in foreign:
+        suppress_foreign(store, connection, receipt, receipt.at or received_at)
+    return Applied(
+        posts=len(posts),
+        new=len(new),
+        known=len(placed) + len(late) - len(new),
+        foreign=len(others),
+        unreadable=sum(post.parsed.unreadable for post in posts),
+        accepted=accepted,
+    )

@@ -1,0 +1,127 @@
+"""The web application: receiver of the providers' webhooks, and the recipients' pages.
+
+Never answers 2xx before what it was told is durable.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from commplan import tracking
+from commplan.settings import Settings
+from commplan.store import Store
+from commplan.web.gate import Gate
+from commplan.web.hooks import Hooks
+from commplan.web.pages import Pages
+
+_LOG = logging.getLogger("commplan.web")
+
+#: Largest post of a provider, and largest form of a person, in bytes.
+MAX_POST = 5 * 1024 * 1024
+MAX_FORM = 64 * 1024
+
+
+class Applier:
+    """A thread that applies kept posts as they come, and those that an earlier process left."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._wake = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="commplan-applier", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is something to apply."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the transaction under way."""
+        self._ended.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._ended.is_set():
+            pause = 1.0
+            try:
+                # Small helpings, so that a stop does not wait for a long backlog.
+                if tracking.apply_inbox(self._store, limit=50).posts:
+                    pause = 0.0
+                failures = 0
+            except Exception as error:
+                failures += 1
+                pause = min(30.0, 2.0**failures / 2)
+                _LOG.error("cannot apply posts; trying again", extra={"kind": type(error).__name__, "seconds": pause})
+            if pause:
+                self._wake.wait(pause)
+                self._wake.clear()
+
+
+def create_app(store: Store, settings: Settings, *, applies: bool = False) -> Starlette:
+    """Return the application over an open store; with `applies` it also applies what it has kept, in a thread."""
+    applier = Applier(store)
+    hooks = Hooks(store, settings, on_post=applier.wake)
+    pages = Pages(store, settings)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if applies:
+            applier.start()
+        yield
+        if applies:
+            await run_in_threadpool(applier.stop)
+
+    async def healthz(request: Request) -> Response:
+        waiting = await run_in_threadpool(tracking.waiting, store)
+        return JSONResponse({"status": "ok", "waiting": waiting})
+
+    async def not_found(request: Request, error: Exception) -> Response:
+        return await run_in_threadpool(pages.not_found, request)
+
+    return Starlette(
+        routes=[
+            Route("/hooks/sendgrid/events", hooks.sendgrid_events, methods=["POST"]),
+            Route("/hooks/twilio/status", hooks.twilio_status, methods=["POST"]),
+            Route("/hooks/twilio/inbound", hooks.twilio_inbound, methods=["POST"]),
+            Route("/u/{token}", pages.unsubscribe, methods=["GET", "POST"]),
+            Route("/s/{token}", pages.survey, methods=["GET", "POST"]),
+            Route("/healthz", healthz, methods=["GET"]),
+        ],
+        middleware=[
+            Middleware(
+                Gate,
+                limits={"/hooks/": MAX_POST, "/": MAX_FORM},
+                headers=_headers(pages.style_hash),
+            )
+        ],
+        exception_handlers={404: not_found},
+        lifespan=lifespan,
+    )
+
+
+def _headers(style_hash: str) -> dict[str, str]:
+    return {
+        "Content-Security-Policy": (
+            f"default-src 'none'; style-src 'sha256-{style_hash}'; form-action 'self'; "
+            "base-uri 'none'; frame-ancestors 'none'"
+        ),
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "X-Robots-Tag": "noindex, nofollow",
+        "Cache-Control": "no-store",
+    }

@@ -1,0 +1,96 @@
+"""Where providers post: see that it is them, keep what they said, answer.
+
+Never applies anything and never parses more than it must: a post is durable before its 2xx, and what it means is
+worked out afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from hashlib import sha256
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from commplan import tracking
+from commplan.errors import ForgedError, UnreadableError
+from commplan.receipts import sendgrid, twilio
+from commplan.settings import Settings
+from commplan.store import Store
+from commplan.tracking import PostKind
+
+_LOG = logging.getLogger("commplan.web")
+
+#: An answer that says nothing: the provider answers keywords itself, and a second answer would cost and confuse.
+_NO_ANSWER = '<?xml version="1.0" encoding="UTF-8"?><Response/>'
+
+
+class Hooks:
+    """The endpoints that providers post to. `on_post` is called after a post was kept; it must return at once."""
+
+    def __init__(self, store: Store, settings: Settings, on_post: Callable[[], None]) -> None:
+        self._store = store
+        self._public_url = settings.public_url.rstrip("/")
+        self._public_keys = settings.email.webhook_keys
+        token = settings.sms.auth_token
+        self._auth_token = "" if token is None else token.get_secret_value()
+        self._on_post = on_post
+
+    async def sendgrid_events(self, request: Request) -> Response:
+        """Take a batch of SendGrid's events."""
+        return await self._take(request, self._check_sendgrid, PostKind.SENDGRID_EVENTS, Response(status_code=204))
+
+    async def twilio_status(self, request: Request) -> Response:
+        """Take one of Twilio's status callbacks."""
+        return await self._take(request, self._check_twilio, PostKind.TWILIO_STATUS, Response(status_code=204))
+
+    async def twilio_inbound(self, request: Request) -> Response:
+        """Take a text that a person wrote, and answer nothing."""
+        answer = Response(_NO_ANSWER, media_type="text/xml")
+        return await self._take(request, self._check_twilio, PostKind.TWILIO_INBOUND, answer)
+
+    async def _take(
+        self, request: Request, check: Callable[[Request, bytes, PostKind], None], kind: PostKind, answer: Response
+    ) -> Response:
+        if request.headers.get("content-encoding", "identity") != "identity":
+            return PlainTextResponse("send it uncompressed\n", status_code=415)
+        body = await request.body()
+        return await run_in_threadpool(self._keep, request, body, check, kind, answer)
+
+    def _keep(
+        self,
+        request: Request,
+        body: bytes,
+        check: Callable[[Request, bytes, PostKind], None],
+        kind: PostKind,
+        answer: Response,
+    ) -> Response:
+        try:
+            check(request, body, kind)
+        except ForgedError as error:
+            _LOG.warning("refused a post: %s", error, extra={"post": kind.value})
+            return PlainTextResponse("not signed\n", status_code=403)
+        except UnreadableError as error:
+            digest = sha256(body).hexdigest()[:12]
+            _LOG.warning("cannot read a post: %s", error, extra={"post": kind.value, "digest": digest})
+            return PlainTextResponse("not readable\n", status_code=400)
+        tracking.append(self._store, kind=kind, query=dict(request.query_params), body=body)
+        self._on_post()
+        return answer
+
+    def _check_sendgrid(self, request: Request, body: bytes, kind: PostKind) -> None:
+        sendgrid.verify(body, request.headers, self._public_keys)
+        sendgrid.load(body)
+
+    def _check_twilio(self, request: Request, body: bytes, kind: PostKind) -> None:
+        # The address that the provider was told, not the one a proxy passed on; its query string byte for byte.
+        query = request.scope["query_string"].decode("latin-1")
+        url = self._public_url + request.url.path + (f"?{query}" if query else "")
+        twilio.verify(url, body, request.headers, self._auth_token)
+        form = twilio.read_form(body)
+        if kind is PostKind.TWILIO_STATUS:
+            twilio.parse_status(request.query_params, form)
+        else:
+            twilio.parse_inbound(form)

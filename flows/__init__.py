@@ -1,0 +1,1 @@
+"""The flows: where Prefect lives, and nowhere below."""

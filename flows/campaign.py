@@ -1,0 +1,137 @@
+"""The campaign: prepare, plan, execute, evaluate — one flow run for as long as the campaign takes.
+
+Decides nothing: which work is left is the ledger's answer, so a restart from the top repeats nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run as this_flow_run
+
+from commplan import campaign as work
+from commplan.campaign import Campaign
+from commplan.dispatch import Tally
+from commplan.ledger.claim import Shard
+from commplan.settings import load_settings
+from commplan.store import open_store
+from commplan.terms import RunState
+from flows.artifacts import publish_evaluation
+from flows.guard import guarded
+from flows.waits import wait_until
+
+
+def _name_of_run() -> str:
+    plan, key = Path(this_flow_run.parameters["plan"]).parent.name, this_flow_run.parameters.get("run_key")
+    return f"{plan} · {key}" if key else plan
+
+
+@flow(name="campaign", flow_run_name=_name_of_run, retries=0, persist_result=False)
+@guarded
+def campaign(plan: str, run_key: str | None = None) -> None:
+    """Carry a communication plan from its file to its evaluation.
+
+    Args:
+        plan: The plan file, from the project's folder, such as templates/onboarding/plan.yaml.
+        run_key: Names this occurrence of the plan. Starting the same key again continues that run or shows its
+            evaluation; it never writes to anybody twice. Left out: the time this run was scheduled for.
+    """
+    running = prepare(plan, run_key)
+    clock, tell = running.store.clock, get_run_logger().info
+    wait_until(clock, clock.origin, tell=tell)
+    if running.state is RunState.FROZEN:
+        resolve_audience(running)
+        render_content(running)
+    while running.state is RunState.EXECUTING and (due := running.next_due()) is not None:
+        wait_until(clock, due.at, tell=tell)
+        if any(step_no > 1 for step_no in due.steps):
+            gather(running)
+        for step_no in due.steps:
+            send(running, step_no)
+    if running.state is RunState.EXECUTING:
+        wait_until(clock, running.evaluation_time(), tell=tell)
+        gather(running)
+    if running.state in (RunState.EXECUTING, RunState.FINISHED):
+        evaluate(running)
+
+
+@task(task_run_name="prepare", cache_policy=NO_CACHE)
+@guarded
+def prepare(plan: str, run_key: str | None) -> Campaign:
+    """Check and freeze the plan with its templates, or join the run that exists."""
+    settings = load_settings()
+    running = work.start(
+        open_store(settings),
+        settings,
+        path=Path(plan),
+        occurrence=run_key,
+        scheduled=this_flow_run.scheduled_start_time or datetime.now(UTC),
+        flow_run_id=str(this_flow_run.id),
+    )
+    get_run_logger().info("%s is %s", running.run.run_key, running.state.value)
+    return running
+
+
+@task(task_run_name="audience", cache_policy=NO_CACHE)
+@guarded
+def resolve_audience(running: Campaign) -> None:
+    """Look up who the run is for, and freeze the answer."""
+    found = running.resolve_audience()
+    get_run_logger().info("%s people in the audience", f"{found.audience:,}")
+
+
+@task(task_run_name="content", cache_policy=NO_CACHE)
+@guarded
+def render_content(running: Campaign) -> None:
+    """Render every step for everybody, before the first message goes out."""
+    get_run_logger().info("content is frozen for %s people", f"{running.render():,}")
+
+
+@task(task_run_name="gather", cache_policy=NO_CACHE)
+@guarded
+def gather(running: Campaign) -> None:
+    """Bring in receipts and conversions, and ask who is still in the audience."""
+    found = running.gather()
+    get_run_logger().info(
+        "gathered %s receipts, %s conversions; %s people have left",
+        found.receipts,
+        found.conversions,
+        found.left_audience,
+    )
+
+
+def send(running: Campaign, step_no: int) -> None:
+    """Send what is due of a step, in as many shards as are worth it."""
+    step, shards = running.plan.sequence[step_no - 1], running.shards(step_no)
+    futures = []
+    for shard in shards:
+        part = f" · {shard.index + 1} of {shard.count}" if shard.count > 1 else ""
+        named = dispatch.with_options(task_run_name=f"{step.step} · {step.channel}{part}")
+        futures.append(named.submit(running, step_no, shard))
+    tally = Tally()
+    for future in futures:
+        tally += future.result()
+    if shards:
+        get_run_logger().info(
+            "%s: %s accepted, %s refused, %s unknown", step.step, tally.accepted, tally.rejected, tally.unknown
+        )
+
+
+# Prefect never runs a task that sends a second time, and keeps nothing of it: the ledger is the memory.
+@task(retries=0, cache_policy=NO_CACHE, persist_result=False)
+@guarded
+def dispatch(running: Campaign, step_no: int, shard: Shard) -> Tally:
+    """Send one shard of a step: claim, last look, send, close, until nothing is due."""
+    return running.dispatch(step_no, shard)
+
+
+@task(task_run_name="evaluate", cache_policy=NO_CACHE)
+@guarded
+def evaluate(running: Campaign) -> None:
+    """Judge the goals, and publish the evaluation in the UI and as files."""
+    judged = running.evaluate()
+    publish_evaluation(judged)
+    work.write_report(running.settings, judged)

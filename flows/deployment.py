@@ -1,0 +1,91 @@
+"""Putting the deployments of ``prefect.yaml`` on a Prefect server, and starting one of them.
+
+``python -m flows.deployment [--run NAME --run-key KEY]`` makes the work pool and every deployment, again if they are
+there, and prints one JSON line. One process with one client: the same by command line takes several times as long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+
+from commplan.errors import InputError
+
+_LOG = logging.getLogger("commplan.deployment")
+
+
+def read_deployments(root: Path) -> list[dict[str, Any]]:
+    """Return the deployments of ``prefect.yaml`` in a project folder; InputError when it cannot be read."""
+    path = root / "prefect.yaml"
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        raise InputError.one(str(path), "the file has no readable list of deployments", "restore it") from None
+    return list(found)
+
+
+def deploy(client: SyncPrefectClient, root: Path) -> dict[str, UUID]:
+    """Create or update the work pools and deployments of a project; return the deployments' ids by name.
+
+    A deployment carries the documentation of its flow and the schema of its parameters, so the UI shows a form.
+    """
+    ids = {}
+    for wanted in read_deployments(root):
+        pool = wanted["work_pool"]["name"]
+        try:
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        except ObjectAlreadyExists:
+            _LOG.debug("the work pool is there", extra={"pool": pool})
+        entrypoint: str = wanted["entrypoint"]
+        flow: Flow[Any, Any] = load_flow_from_entrypoint(str(root / entrypoint))
+        ids[wanted["name"]] = client.create_deployment(
+            flow_id=client.create_flow(flow),
+            name=wanted["name"],
+            parameters=wanted.get("parameters", {}),
+            description=wanted.get("description") or flow.description,
+            tags=wanted.get("tags", []),
+            work_pool_name=pool,
+            entrypoint=entrypoint,
+            parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
+            enforce_parameter_schema=True,
+            pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}],
+        )
+    return ids
+
+
+def start(client: SyncPrefectClient, deployment: UUID, parameters: Mapping[str, Any]) -> UUID:
+    """Start a run of a deployment; a second start with the same run key joins the same run in the ledger."""
+    return client.create_flow_run_from_deployment(deployment, parameters=dict(parameters)).id
+
+
+def main() -> None:
+    """Deploy the project this file belongs to and, if asked, start one deployment."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--run", help="name of a deployment to start")
+    options.add_argument("--run-key", help="names the occurrence; needed with --run")
+    asked = options.parse_args()
+    root = Path(__file__).resolve().parent.parent
+    answer: dict[str, object] = {}
+    with get_client(sync_client=True) as client:
+        ids = deploy(client, root)
+        answer["deployments"] = {name: str(found) for name, found in ids.items()}
+        if asked.run is not None:
+            answer["flow_run"] = str(start(client, ids[asked.run], {"run_key": asked.run_key}))
+    print(json.dumps(answer))  # noqa: T201 (the answer of this command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,416 @@
+"""What providers report becomes facts, opt-outs and replies; each once, whoever tells it and however often."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select, update
+
+from commplan import tracking
+from commplan.clock import Clock
+from commplan.consent import SCOPE_ALL, suppress
+from commplan.store import Store, open_store
+from commplan.store.tables import attempts, inbox, messages, receipts, replies
+from commplan.terms import Channel, MessageState, Reason
+from commplan.tracking import PostKind
+
+NUDGE = 2
+
+
+def count(store: Store, table) -> int:  # type: ignore[no-untyped-def]
+    with store.read() as connection:
+        return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def test_a_delivery_an_opening_and_a_click_are_written_on_the_message(world) -> None:
+    attempt = world.send()
+    applied = world.told(
+        world.event("click", attempt=attempt, after=300, url="https://x.example.com/a"),
+        world.event("delivered", attempt=attempt, after=60),
+        world.event("open", attempt=attempt, after=200),
+    )
+    row = world.row()
+    assert row.state == MessageState.DELIVERED
+    assert row.delivered_at == world.start + timedelta(seconds=60)
+    assert row.opened_at == world.start + timedelta(seconds=200)
+    assert row.clicked_at == world.start + timedelta(seconds=300)
+    assert (applied.new, applied.known, applied.accepted) == (3, 0, 0)
+
+
+def test_an_opening_by_a_machine_is_no_opening_by_a_person(world) -> None:
+    attempt = world.send()
+    world.told(world.event("open", attempt=attempt, sg_machine_open=True))
+    assert world.row().opened_at is None
+    assert world.row().machine_opened_at is not None
+
+
+def test_a_repeated_post_changes_nothing_even_when_its_event_ids_changed(world) -> None:
+    attempt = world.send()
+    event = world.event("delivered", attempt=attempt)
+    world.told(event)
+    before = world.rows()
+    applied = world.told({**event, "sg_event_id": "another"}, event)
+    assert (applied.new, applied.known) == (0, 2)
+    assert world.rows() == before
+    assert count(world.store, receipts) == 1
+
+
+def test_a_bounce_after_the_delivery_wins_and_a_later_delivery_does_not_undo_it(world) -> None:
+    attempt = world.send()
+    world.told(world.event("delivered", attempt=attempt, after=60))
+    world.told(world.event("bounce", attempt=attempt, after=500, type="bounce", status="5.1.1"))
+    world.told(world.event("delivered", attempt=attempt, after=700))
+    row = world.row()
+    assert (row.state, row.reason) == (MessageState.FAILED, Reason.BOUNCED)
+    assert row.delivered_at == world.start + timedelta(seconds=60)
+    assert row.failed_at == world.start + timedelta(seconds=500)
+
+
+@pytest.mark.parametrize("state", [MessageState.SENDING, MessageState.UNKNOWN])
+def test_a_receipt_of_one_message_proves_that_the_whole_request_was_accepted(world, state) -> None:
+    attempt = world.send(state=state)
+    applied = world.told(world.event("delivered", seq=2, attempt=attempt))
+    assert applied.accepted == 3
+    assert [world.row(seq).state for seq in (1, 2, 3)] == ["accepted", "delivered", "accepted"]
+    assert {world.row(seq).accepted_at for seq in (1, 2, 3)} == {world.start}
+    assert {world.row(seq).provider_id for seq in (1, 2, 3)} == {f"Xj5LrecvdX{attempt[:6]}"}
+    with world.store.read() as connection:
+        row = connection.execute(select(attempts)).one()
+    assert row.outcome == "accepted"
+    assert row.closed_machine is not None
+
+
+def test_a_message_accepted_through_a_receipt_gives_its_followers_their_due_time(world) -> None:
+    attempt = world.send([1], state=MessageState.UNKNOWN)
+    world.send([1], step_no=NUDGE)
+    with world.store.write() as connection:
+        connection.execute(
+            update(messages)
+            .where(messages.c.step_no == NUDGE)
+            .values(state=MessageState.NOT_DUE, attempt_id=None, accepted_at=None, batch_id=None)
+        )
+    world.told(world.event("processed", attempt=attempt))
+    follower = world.row(step_no=NUDGE)
+    assert follower.state == MessageState.QUEUED
+    assert follower.due_at >= world.start + timedelta(days=2)
+
+
+def test_a_receipt_of_an_attempt_that_the_message_does_not_stand_for_says_nothing_about_delivery(world) -> None:
+    world.send([1])
+    world.told(world.event("bounce", attempt="f" * 32, type="bounce"), world.event("click", attempt="f" * 32))
+    row = world.row()
+    assert (row.state, row.failed_at) == (MessageState.ACCEPTED, None)
+    assert row.clicked_at is not None  # the person did click
+    assert count(world.store, receipts) == 2
+
+
+def test_a_message_that_the_provider_refused_is_not_revived_by_a_receipt(world) -> None:
+    attempt = world.send([1], state=MessageState.FAILED)
+    with world.store.write() as connection:
+        connection.execute(update(messages).values(accepted_at=None, reason=Reason.REJECTED))
+    world.told(world.event("delivered", attempt=attempt))
+    row = world.row()
+    assert (row.state, row.reason, row.delivered_at) == (MessageState.FAILED, Reason.REJECTED, None)
+
+
+def test_an_event_that_cannot_be_read_does_not_cost_its_neighbours(world) -> None:
+    attempt = world.send()
+    applied = world.told(
+        ["not an event"],  # type: ignore[arg-type]
+        {"event": "delivered"},
+        {**world.event("delivered", attempt=attempt), "timestamp": "soon"},
+        {**world.event("open", attempt=attempt), "cp_m": 17},
+        world.event("weather_report", attempt=attempt),
+        world.event("delivered", attempt=attempt),
+    )
+    assert applied.unreadable == 3
+    assert applied.foreign == 1
+    assert applied.new == 2
+    assert world.row().state == MessageState.DELIVERED
+    with world.store.read() as connection:
+        assert connection.execute(select(inbox.c.unreadable)).scalar_one() == 3
+        kinds = connection.execute(select(receipts.c.kind, receipts.c.code)).all()
+    assert ("ignored", "weather_report") in [tuple(row) for row in kinds]
+
+
+def test_awkward_characters_in_an_event_reach_the_store_harmlessly(world) -> None:
+    attempt = world.send()
+    tokens = {"cp_a": attempt, "sg_message_id": "a\x00b\ud800.c", "smtp-id": "\x00"}
+    assert world.told({**world.event("open", attempt=attempt), **tokens}).new == 1
+    assert world.row().opened_at is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "scope", "reason"),
+    [
+        ("bounce", {"type": "bounce", "status": "5.1.1"}, "all", "hard_bounce"),
+        ("dropped", {"reason": "Bounced Address"}, "all", "hard_bounce"),
+        ("dropped", {"reason": "Invalid"}, "all", "hard_bounce"),
+        ("dropped", {"reason": "Spam Reporting Address"}, "all", "spam_report"),
+        ("dropped", {"reason": "Unsubscribed Address"}, "getting-started", "unsubscribed"),
+        ("spamreport", {}, "all", "spam_report"),
+        ("unsubscribe", {}, "getting-started", "unsubscribed"),
+        ("group_unsubscribe", {"asm_group_id": 7}, "getting-started", "unsubscribed"),
+    ],
+)
+def test_what_makes_an_address_unusable_suppresses_it(world, name, more, scope, reason) -> None:
+    attempt = world.send()
+    world.told(world.event(name, seq=2, attempt=attempt, **more))
+    assert world.suppressed() == {world.email_suppressed(2, scope, reason)}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("bounce", {"type": "blocked", "status": "4.7.1"}),
+        ("dropped", {"reason": "Recipient List over Package Quota"}),
+        ("deferred", {"response": "450 later"}),
+        ("delivered", {}),
+        ("open", {}),
+    ],
+)
+def test_what_says_nothing_about_the_address_suppresses_nobody(world, name, more) -> None:
+    attempt = world.send()
+    world.told(world.event(name, attempt=attempt, **more))
+    assert world.suppressed() == set()
+
+
+def test_an_opt_out_from_marketing_is_from_all_marketing(store, build, plan_text) -> None:
+    world = build(store, plan_text=plan_text.replace("purpose: service", "purpose: marketing"))
+    attempt = world.send()
+    world.told(world.event("unsubscribe", attempt=attempt))
+    assert world.suppressed() == {world.email_suppressed(1, "marketing", "unsubscribed")}
+
+
+def test_a_resubscription_told_before_the_older_opt_out_still_wins(world) -> None:
+    attempt = world.send()
+    world.told(world.event("group_resubscribe", attempt=attempt, after=900))
+    world.told(world.event("group_unsubscribe", attempt=attempt, after=300))
+    assert world.suppressed() == set()
+
+
+def test_no_provider_words_and_no_address_are_kept_with_a_receipt(world) -> None:
+    attempt = world.send()
+    world.told(
+        world.event("bounce", attempt=attempt, type="bounce", status="550 <p1@person.example.com> unknown"),
+        world.event("dropped", attempt=attempt, reason="we know p1@person.example.com"),
+    )
+    with world.store.read() as connection:
+        kept = [tuple(row) for row in connection.execute(select(receipts))]
+    assert len(kept) == 2
+    assert "person.example.com" not in repr(kept)
+
+
+# -- events of other systems on the same account
+
+
+def test_events_of_other_systems_are_counted_and_not_kept(world) -> None:
+    applied = world.told({"event": "delivered", "email": "x@person.example.com", "timestamp": 1764554400})
+    assert (applied.foreign, applied.new) == (1, 0)
+    assert count(world.store, receipts) == 0
+
+
+def test_another_systems_hard_bounce_is_believed(world) -> None:
+    world.told({"event": "bounce", "type": "bounce", "email": "P2@Person.example.com", "timestamp": 1764554400})
+    assert world.suppressed() == {world.email_suppressed(2, "all", "hard_bounce")}
+
+
+def test_a_bounce_without_ids_is_about_the_one_message_lately_delivered_there(world) -> None:
+    attempt = world.send()
+    world.told(world.event("delivered", seq=2, attempt=attempt, after=60))
+    bounce = world.event("bounce", seq=2, attempt=attempt, after=120, type="bounce")
+    for name in ("cp_m", "cp_a", "sg_message_id"):
+        del bounce[name]
+    applied = world.told(bounce)
+    assert (applied.new, applied.foreign) == (1, 0)
+    assert (world.row(2).state, world.row(2).reason) == (MessageState.FAILED, Reason.BOUNCED)
+    assert world.suppressed() == {world.email_suppressed(2, "all", "hard_bounce")}
+    assert world.told(bounce).known == 1
+
+
+def test_a_bounce_without_ids_changes_no_message_when_several_may_be_meant(world) -> None:
+    for step_no in (1, 3):
+        attempt = world.send(step_no=step_no)
+        world.told(world.event("delivered", seq=2, step_no=step_no, attempt=attempt))
+    world.told(
+        {"event": "bounce", "type": "bounce", "email": world.email(2), "timestamp": world.start.timestamp() + 99}
+    )
+    assert {world.row(2, step_no).state for step_no in (1, 3)} == {MessageState.DELIVERED}
+    assert world.suppressed() == {world.email_suppressed(2, "all", "hard_bounce")}
+
+
+# -- SMS
+
+
+def test_twilios_statuses_in_any_order_end_as_delivered(world) -> None:
+    attempt = world.send([1], step_no=NUDGE, state=MessageState.SENDING)
+    for status in ("delivered", "sent", "sending", "queued", "delivered"):
+        world.status(status, attempt=attempt)
+    row = world.row(step_no=NUDGE)
+    assert row.state == MessageState.DELIVERED
+    assert row.provider_id == f"SM{1:032d}"
+    assert row.accepted_at == world.start
+    assert row.sent_at is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("21610", "stop"),
+        ("30005", "invalid_number"),
+        ("30006", "invalid_number"),
+        ("21211", "invalid_number"),
+        ("30003", None),
+        ("30007", None),
+    ],
+)
+def test_only_listed_error_codes_suppress_a_number(world, code, reason) -> None:
+    attempt = world.send([1], step_no=NUDGE)
+    world.status("undelivered", attempt=attempt, ErrorCode=code)
+    assert world.row(step_no=NUDGE).state == MessageState.FAILED
+    assert world.suppressed() == (set() if reason is None else {world.sms_suppressed(1, "all", reason)})
+
+
+def test_a_reply_belongs_to_the_newest_text_to_that_number(world) -> None:
+    world.send([1], step_no=NUDGE, at=world.start - timedelta(days=3))
+    world.text("See you on Monday")
+    assert world.row(step_no=NUDGE).replied_at == world.store.clock.now()
+    with world.store.read() as connection:
+        row = connection.execute(select(replies)).one()
+    assert (row.run_id, row.step_no, row.seq, row.text) == (world.run_id, NUDGE, 1, "See you on Monday")
+
+
+def test_a_reply_to_no_recent_text_is_kept_unattached(world) -> None:
+    world.send([1], step_no=NUDGE, at=world.start - timedelta(days=8))
+    world.text("Who is this?")
+    assert world.row(step_no=NUDGE).replied_at is None
+    with world.store.read() as connection:
+        row = connection.execute(select(replies)).one()
+    assert (row.run_id, row.text) == (None, "Who is this?")
+
+
+def test_a_reply_told_twice_is_kept_once(world) -> None:
+    world.send([1], step_no=NUDGE)
+    world.text("Hello", sid="SM" + "a" * 32)
+    world.text("Hello", sid="SM" + "a" * 32)
+    assert count(world.store, replies) == 1
+
+
+@pytest.mark.parametrize("word", ["STOP", " stop. ", "Unsubscribe!", "退订", "ＴＤ", "t", "Stop all"])
+def test_a_whole_message_keyword_opts_the_number_out(world, word) -> None:
+    world.send([1], step_no=NUDGE)
+    world.text(word)
+    assert world.suppressed() == {world.sms_suppressed(1, "all", "stop")}
+    assert world.row(step_no=NUDGE).opted_out_at is not None
+    assert count(world.store, replies) == 0
+
+
+@pytest.mark.parametrize(
+    "sentence", ["I am at the bus stop", "please don't stop", "我不想退订", "T恤有货吗", "yes", ""]
+)
+def test_a_keyword_inside_a_longer_message_opts_nobody_out(world, sentence) -> None:
+    world.send([1], step_no=NUDGE)
+    world.text(sentence)
+    assert world.suppressed() == set()
+    assert world.row(step_no=NUDGE).replied_at is not None
+
+
+def test_twilios_own_judgement_of_a_text_is_honoured(world) -> None:
+    world.text("Arrêtez", OptOutType="STOP")
+    assert world.suppressed() == {world.sms_suppressed(1, "all", "stop")}
+
+
+def test_a_stop_from_an_unknown_number_is_honoured(world) -> None:
+    world.text("stop", seq=3)
+    assert world.suppressed() == {world.sms_suppressed(3, "all", "stop")}
+
+
+def later(world, **span: float) -> None:
+    world.store.clock = Clock(
+        origin=world.store.clock.now() + timedelta(**span), anchor=world.store.clock.anchor, factor=1.0
+    )
+
+
+def test_start_lifts_a_stop_but_nothing_else(world) -> None:
+    world.send([1], step_no=NUDGE)
+    world.text("stop")
+    with world.store.write() as connection:
+        suppress(
+            connection,
+            channel=Channel.SMS,
+            address_key=world.store.keyring.address_key("sms", world.phone(1)),
+            scope=SCOPE_ALL,
+            reason=Reason.INVALID_NUMBER,
+            source="test",
+            at=world.start,
+        )
+    later(world, minutes=5)
+    world.text("START")
+    assert world.suppressed() == {world.sms_suppressed(1, "all", "invalid_number")}
+    later(world, minutes=5)
+    world.text("STOP")
+    assert world.sms_suppressed(1, "all", "stop") in world.suppressed()
+
+
+def test_a_start_that_arrives_right_after_a_stop_may_be_older_so_the_opt_out_wins(world) -> None:
+    later(world, seconds=0)
+    world.text("STOP")
+    later(world, seconds=5)
+    world.text("START")
+    assert world.suppressed() == {world.sms_suppressed(1, "all", "stop")}
+
+
+# -- the inbox
+
+
+def test_a_post_is_kept_until_it_is_applied_and_applied_once(world) -> None:
+    attempt = world.send()
+    body = json.dumps([world.event("delivered", attempt=attempt)]).encode()
+    for _ in range(3):
+        tracking.append(world.store, kind=PostKind.SENDGRID_EVENTS, query={}, body=body)
+    assert tracking.waiting(world.store) == 3
+    assert world.row().state == MessageState.ACCEPTED
+    applied = tracking.apply_inbox(world.store)
+    assert (applied.posts, applied.new, applied.known) == (3, 1, 2)
+    assert tracking.apply_inbox(world.store).posts == 0
+    assert tracking.waiting(world.store) == 0
+
+
+def test_a_post_that_cannot_be_read_is_counted_and_does_not_hold_up_the_next(world) -> None:
+    attempt = world.send()
+    tracking.append(world.store, kind=PostKind.SENDGRID_EVENTS, query={}, body=b"\xff\xfe not json")
+    tracking.append(world.store, kind=PostKind.TWILIO_STATUS, query={"m": "?"}, body=b"%zz")
+    applied = world.told(world.event("delivered", attempt=attempt))
+    assert (applied.posts, applied.unreadable, applied.new) == (3, 2, 1)
+
+
+def test_many_processes_apply_each_post_exactly_once(world, settings, store_url) -> None:
+    attempt = world.send()
+    for after in range(40):
+        body = json.dumps(
+            [world.event("open", attempt=attempt, after=after), world.event("click", attempt=attempt, after=after)]
+        )
+        tracking.append(world.store, kind=PostKind.SENDGRID_EVENTS, query={}, body=body.encode())
+    found: list[tracking.Applied] = []
+    together = threading.Barrier(4)
+
+    def work() -> None:
+        from pydantic import SecretStr
+
+        mine = open_store(settings.model_copy(update={"store_url": SecretStr(store_url)}))
+        together.wait()
+        while (applied := tracking.apply_inbox(mine, limit=3)).posts or tracking.waiting(mine):
+            found.append(applied)
+        mine.dispose()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(applied.posts for applied in found) == 40
+    assert sum(applied.new for applied in found) == 80
+    assert count(world.store, receipts) == 80
