@@ -6,7 +6,8 @@ Never keeps anything about people outside the run, and never forgets that a gath
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from datetime import datetime
 
 from sqlalchemy import Connection, and_, delete, func, select
@@ -49,8 +50,11 @@ def gather(store: Store, *, run_id: RunId, plan: Plan, source_url: str, now: dat
 
 def _gather_one(store: Store, run_id: RunId, plan: Plan, name: str, conversion: Conversion, *, source_url: str) -> int:
     seen: set[int] = set()
-    with open_source(plan, source_url, part=f"conversions.{name}") as source:
-        for chunk in _read(source, plan, conversion):
+    with (
+        open_source(plan, source_url, part=f"conversions.{name}") as source,
+        closing(_read(source, plan, conversion)) as chunks,
+    ):
+        for chunk in chunks:
             with store.write() as connection:
                 seqs = {row.contact_id: row.seq for row in known(connection, run_id, _ids(chunk), recipients.c.seq)}
                 rows = [
@@ -66,7 +70,7 @@ def _gather_one(store: Store, run_id: RunId, plan: Plan, name: str, conversion: 
     return len(seen)
 
 
-def _read(source: Source, plan: Plan, conversion: Conversion) -> Iterator[list[tuple[str, datetime]]]:
+def _read(source: Source, plan: Plan, conversion: Conversion) -> Generator[list[tuple[str, datetime]], None, None]:
     """Yield who converted when, in chunks; rows without a person or a time are no conversions."""
     statement = source.statement(conversion.sql)
     if statement.uses_since:
@@ -87,19 +91,21 @@ def _read(source: Source, plan: Plan, conversion: Conversion) -> Iterator[list[t
             ]
         )
     who, when = columns.index(conversion.contact), columns.index(conversion.at)
-    for _, rows in source.stream(statement):
-        try:
-            yield [
-                (contact_id, as_utc(row[when], plan.audience.source.zone))
-                for row in rows
-                if row[when] is not None and (contact_id := read_id(row[who])) is not None
-            ]
-        except ValueError as error:
-            raise InputError.one(
-                source.place,
-                f"column {conversion.at!r} holds {error}",
-                "return times such as 2026-12-01 09:30:00, and say in audience.source.zone where they count",
-            ) from None
+    with closing(source.stream(statement)) as chunks:
+        for rows in chunks:
+            try:
+                converted = [
+                    (contact_id, as_utc(row[when], plan.audience.source.zone))
+                    for row in rows
+                    if row[when] is not None and (contact_id := read_id(row[who])) is not None
+                ]
+            except ValueError as error:
+                raise InputError.one(
+                    source.place,
+                    f"column {conversion.at!r} holds {error}",
+                    "return times such as 2026-12-01 09:30:00, and say in audience.source.zone where they count",
+                ) from None
+            yield converted
 
 
 def _ids(chunk: list[tuple[str, datetime]]) -> list[str]:

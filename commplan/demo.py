@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -71,7 +72,7 @@ def run_demo(*, contacts: int, seed: int, home: Path | None, keep: bool) -> None
     with Supervisor(home / "logs") as supervisor:
         stage = _raise_curtain(supervisor, home=home, contacts=contacts, seed=seed, console=console)
         flow_run = _deploy(stage, console)
-        console.print(f"Prefect UI  {stage.prefect}/runs/flow-run/{flow_run}")
+        console.print(f"the run in the Prefect UI  {stage.prefect}/runs/flow-run/{flow_run}", soft_wrap=True)
         settings, store = _open(stage)
         run = _watch(supervisor, stage, store, flow_run=flow_run, contacts=contacts)
         _show(supervisor, stage, settings, store, run, console)
@@ -187,7 +188,7 @@ def _start_prefect(supervisor: Supervisor, home: Path) -> tuple[str, dict[str, s
             cwd=_ROOT,
         )
         try:
-            supervisor.wait_for(child, lambda: _answers(f"{environment['PREFECT_API_URL']}/health"), seconds=120)
+            supervisor.wait_for(child, partial(_answers, f"{url}/api/health"), seconds=120)
         except ChildError:
             # Somebody else may have taken the port between our look and its start.
             if tries == 2 or child.process.poll() is None:
@@ -315,7 +316,8 @@ def _progress(console: Console) -> Iterator[Tell]:
             lines.append(f"{step.step} {done:,} of {done + waiting:,} sent, {more}")
         if not console.is_terminal and time.monotonic() - last[0] > 5 and any(s.contacts for s in proof.steps):
             last[0] = time.monotonic()
-            console.print(f"{store.clock.now().astimezone(plan.zone):%a %d %b %H:%M}  " + "; ".join(lines))
+            moment = f"{store.clock.now().astimezone(plan.zone):%a %d %b %H:%M}"
+            console.print(f"{moment}  {'; '.join(lines)}", soft_wrap=True)
 
     with bars:
         yield tell
@@ -328,9 +330,15 @@ def _show(supervisor: Supervisor, stage: _Stage, settings: Settings, store: Stor
     console.print()
     for name, peak in sorted(supervisor.peaks.items()):
         console.print(f"peak memory  {name}: {peak / 1e6:.0f} MB")
-    console.print(f"\nEvaluation in the Prefect UI  {stage.prefect}/artifacts/key/evaluation-{judged.plan}")
+    console.print(f"\nEvaluation in the Prefect UI  {_artifact(stage, judged.plan)}", soft_wrap=True)
     console.print(f"Report  {campaign.report_folder(settings, run.run_key) / 'evaluation.html'}", soft_wrap=True)
     (stage.home / "finished").touch()
+
+
+def _artifact(stage: _Stage, plan: str) -> str:
+    wanted = {"artifacts": {"key": {"any_": [f"evaluation-{plan}"]}}, "sort": "CREATED_DESC", "limit": 1}
+    found = httpx.post(f"{stage.prefect}/api/artifacts/filter", json=wanted, timeout=10, trust_env=False).json()
+    return f"{stage.prefect}/artifacts/artifact/{found[0]['id']}"
 
 
 def _last_line(settings: Settings, run: Run, store: Store) -> None:

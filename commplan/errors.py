@@ -42,6 +42,16 @@ def quoted(value: object) -> str:
     return '"' + "".join(c if c.isprintable() else " " for c in short) + '"'
 
 
+def write_path(path: Sequence[str | int]) -> str:
+    """Return a path as people read it: ``sequence[1].by_segment.vip``; a key that may be an address is a ``?``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in path).removeprefix(".")
+
+
+def _shown(key: str) -> str:
+    shown = quoted(key)
+    return shown[1:-1] if shown.startswith('"') else "?"
+
+
 class CommplanError(Exception):
     """Base of all errors below; ``str()`` of it is meant for people."""
 

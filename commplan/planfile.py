@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from commplan import yamlfile
-from commplan.errors import Finding, InputError
+from commplan.errors import Finding, InputError, write_path
 from commplan.plan import Plan, Problem, advise, cross_check
 from commplan.plan.wording import sentence
 from commplan.yamlfile import Document, KeyPath, Value
@@ -101,7 +101,7 @@ def _explained(document: Document, root: Mapping[str, Value], error: ValidationE
         finding = document.finding(path, rule, remedy, at_key=at_key)
         if not is_known and finding.field not in reported:
             yield finding
-    reported |= {yamlfile.write_path(_written_path(detail["loc"])) for detail in details}
+    reported |= {write_path(_written_path(detail["loc"])) for detail in details}
     yield from (finding for finding in _located(document, problems) if finding.field not in reported)
 
 

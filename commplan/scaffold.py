@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from commplan import planfile, yamlfile
-from commplan.errors import InputError
+from commplan.errors import InputError, write_path
 from commplan.plan import parse_name, suggestion
 from commplan.yamlfile import Document
 
@@ -65,7 +65,7 @@ def new(scenario: str, name: str, *, templates: Path, into: Path) -> Path:
             (copy / PLAN_FILE).write_text(text, encoding="utf-8", newline="")
             copy.rename(target)
     except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
+        reason = (error.strerror or "a file of the scenario cannot be copied").lower()
         raise InputError.one(str(target), f"cannot be written: {reason}") from None
     return target / PLAN_FILE
 
@@ -74,7 +74,7 @@ def to_edit(plan_file: Path) -> list[str]:
     """Return where a new plan speaks for its scenario and not yet for its owner: ``file:line: field: why``."""
     document = yamlfile.parse(yamlfile.read_text(plan_file), str(plan_file))
     places = [
-        f"{plan_file}:{document.mark(path, at_key=True).line}: {yamlfile.write_path(path)}: {why}"
+        f"{plan_file}:{document.mark(path, at_key=True).line}: {write_path(path)}: {why}"
         for path, why in _TO_EDIT.items()
         if document.holds(path)
     ]

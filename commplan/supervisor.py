@@ -131,17 +131,18 @@ class Supervisor:
                 self.peaks[name] = max(self.peaks.get(name, 0), _peak(pid))
 
     def stop(self, *, patience: float = 8.0) -> None:
-        """End every child, the newest first: interrupt, then terminate, then kill what is left of its session."""
+        """End every child, one after the other and the newest first, since the newer ones talk to the older.
+
+        Interrupt, then terminate, then kill; what is left of a child's session is killed in any case.
+        """
         for child in reversed(self.children):
-            _signal(child, signal.SIGINT)
-        for child in reversed(self.children):
-            for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, patience / 2)):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+                _signal(child, number)
                 try:
-                    child.process.wait(seconds)
+                    child.process.wait(patience)
                     break
                 except subprocess.TimeoutExpired:
-                    _signal(child, number)
-            child.process.wait()
+                    continue
             _signal(child, signal.SIGKILL)
         self.children.clear()
 

@@ -6,14 +6,14 @@ Never guesses a type (`on`, `no`, `20:00` and `500.00` stay text) and never reso
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from commplan.errors import Finding, InputError, quoted
+from commplan.errors import Finding, InputError, write_path
 
 #: Where a value is in its document: keys and positions from the root.
 KeyPath = tuple[str | int, ...]
@@ -53,16 +53,6 @@ class Mark(NamedTuple):
 
     line: int
     column: int
-
-
-def write_path(path: Sequence[str | int]) -> str:
-    """Return a path as people read it: ``sequence[1].by_segment.vip``; a key that may be an address is a ``?``."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in path).removeprefix(".")
-
-
-def _shown(key: str) -> str:
-    shown = quoted(key)
-    return shown[1:-1] if shown.startswith('"') else "?"
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

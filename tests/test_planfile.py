@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from commplan import planfile, yamlfile
 from commplan.errors import Finding, InputError
 from commplan.plan import Plan
-from commplan.plan.notation import Part
+from commplan.plan.field import Part
 from commplan.plan.wording import SENTENCES, UNBUILT, field_names
 
 ONBOARDING = Path(__file__).parent.parent / "templates" / "onboarding" / "plan.yaml"
@@ -60,7 +60,7 @@ def refusal(text: str) -> list[str]:
 
 
 def by_line(text: str, findings: Sequence[Finding]) -> list[str]:
-    """Return findings without file and column, once the column is seen to be that of the field, its value or its group."""
+    """Return findings without file and column, once the column is seen to be that of field, value or group."""
     lines = text.splitlines()
     for finding in findings:
         line, column = (int(number) for number in finding.place.split(":")[1:])
@@ -125,7 +125,7 @@ def test_all_findings_come_at_once_by_line() -> None:
         '66:11: sequence[1].wait: "2 days" is not an ISO 8601 duration; write P2D',
         "67:11: sequence[1].when: responded(welcom): there is no earlier step of that name; did you mean welcome?",
         "79:7: sequence[2].ask.scale: appears twice, first in line 78; keep one of them",
-        "82:1: budget: is not available in this version; leave it out",
+        "83:1: budget: is not available in this version; leave it out",
     ])  # fmt: skip
 
 
@@ -142,7 +142,9 @@ def test_all_findings_come_at_once_by_line() -> None:
             "2: title: is a list where one value belongs; write a single value"
         ]),
         ("title: Hello\n", "", ["1: title: is missing; write `title:` here"]),
-        ("purpose: service", "purpose: servise", ['3: purpose: "servise" is not known here; did you mean service?']),
+        ("purpose: service", "purpose: servise", [
+            '3: purpose: "servise" is not known here; did you mean service?'
+        ]),
         ("topic: news", "topic: news\nlive: on", [
             '5: live: "on" is neither yes nor no; write true or false'
         ]),
@@ -204,7 +206,7 @@ def test_all_findings_come_at_once_by_line() -> None:
             '19: sequence[0].ask.scale: "stars" is not known here; write one of csat, nps'
         ]),
         ("content: one}", "content: one, ask: {scale: csat, question: [Well]}}", [
-            "19: sequence[0].ask.question: is a list where one value belongs; write a single value"
+            "19: sequence[0].ask.question: is a list where text belongs; write one text, or one for each language"
         ]),
         ("content: one}", "content: one, ask: {scale: csat, question: {en: Well?, x_y_: Gut?}}}", [
             '19: sequence[0].ask.question: "x_y_" is not a language; write one such as en or zh-CN'
@@ -265,7 +267,7 @@ def test_a_wrong_value_is_named_with_rule_and_remedy(old: str, new: str, finding
             "write `if:`, or move it to the end"
         ]),
         ([("wait: P1D", "after: two")], [
-            '20: sequence[1].after: "two" is not an earlier step; write one of one'
+            '20: sequence[1].after: "two" is not an earlier step; write one'
         ]),
         ([("content: one}", "content: one, wait: P1D, when: delivered(one), by_segment: {vip: {wait: P1D}}}")], [
             "19: sequence[0].wait: has no meaning in the first step, which follows nothing; leave it out",
@@ -278,24 +280,24 @@ def test_a_wrong_value_is_named_with_rule_and_remedy(old: str, new: str, finding
             '19: sequence[0].after: "zero" is not an earlier step; the first step follows nothing; leave it out'
         ]),
         ([("not responded(one)", "delivered(two) or converted(bougth)")], [
+            "20: sequence[1].when: delivered(two): there is no earlier step of that name; write one",
             "20: sequence[1].when: converted(bougth): `conversions` does not define it; did you mean bought?",
-            "20: sequence[1].when: delivered(two): there is no earlier step of that name; write one of one",
         ]),
         ([("step: one, channel: email", "step: one, channel: sms"), ("not responded(one)", "opened(one)")], [
             "20: sequence[1].when: opened(one): opens of an SMS cannot be known; "
             "ask for delivered, replied or responded"
         ]),
         ([("not responded(one)", "replied(one) or answered(one)")], [
-            "20: sequence[1].when: answered(one): that step asks nothing; write `ask:` in that step",
             "20: sequence[1].when: replied(one): replies to email are not read in this version; "
             "ask for opened, clicked or responded",
+            "20: sequence[1].when: answered(one): that step asks nothing; write `ask:` in that step",
         ]),
         ([("content: two", "content: two, by_segment: {vpi: {skip: true}}")], [
             '20: sequence[1].by_segment.vpi: "vpi" is not a segment; did you mean vip?'
         ]),
         ([("metric: delivered_rate", "metric: conversion.sold, step: one")], [
             "8: goals[0].within: is missing: a conversion is counted for a time; write `within: P7D`",
-            '8: goals[0].metric: `conversions` does not define "sold"; write one of bought',
+            '8: goals[0].metric: `conversions` does not define "sold"; write bought',
             "8: goals[0].step: cannot narrow conversion.sold, which is about everybody; leave it out",
         ]),
         ([("target: at least 95%", "target: at least 95%, within: P1D, step: three")], [
@@ -330,10 +332,10 @@ def test_a_wrong_value_is_named_with_rule_and_remedy(old: str, new: str, finding
             "12: audience.contact.phone: is missing, but a step sends SMS; write `phone:` and the column's name",
         ]),
         ([("purpose: service", "purpose: marketing")], [
-            "12: audience.contact.consent.email: is missing, but marketing email needs a recorded consent or "
-            "another basis; name the column that records it, or write `basis:` with the reason",
             "12: audience.contact.consent.sms: is missing, but marketing SMS needs a recorded consent; "
             "name the column that records it",
+            "12: audience.contact.consent.email: is missing, but marketing email needs a recorded consent or "
+            "another basis; name the column that records it, or write `basis:` with the reason",
         ]),
         ([("{url: env:CRM, sql: select * from c}", "{contacts: people, sql: select 1}")], [
             "11: audience.source.sql: cannot stand beside `contacts`; keep one source of people"
@@ -348,7 +350,7 @@ def test_a_wrong_value_is_named_with_rule_and_remedy(old: str, new: str, finding
             "10: audience.start: is missing, but the query uses :since; write `start: YYYY-MM-DD` for the first run"
         ]),
         ([("content: one}", "content: one, ask: {scale: csat, question: {zh: 好吗？}}}")], [
-            '19: sequence[0].ask.question: has no text for "en", the language of people whose own is unknown; '
+            '19: sequence[0].ask.question: has no text for en, the language of people whose own is unknown; '
             "add `en:`"
         ]),
     ],
@@ -406,21 +408,23 @@ def _replaced(value: yamlfile.Value, path: yamlfile.KeyPath, new: yamlfile.Value
 
 def test_every_error_that_a_wrong_value_anywhere_can_cause_has_its_sentence() -> None:
     root = yamlfile.parse(ONBOARDING.read_text(encoding="utf-8"), "p").root
-    wrong: list[yamlfile.Value | None] = [None, "", "x y", "é@", "999999999999999", [], ["a"] * 200, {}, {"A": "b"}]
+    assert isinstance(root, dict)
+    goals, wrong = root["goals"], [None, "", "x y", "é@", "999999999999999", [], ["a"], {}, {"A": "b"}]
+    changed = [_replaced(root, ("goals",), [*goals] * 30)]
+    changed += [_replaced(root, path, value) for path in _paths(root) for value in (wrong if path else [{}])]
     seen = set()
-    for path in _paths(root):
-        for value in wrong if path else wrong[5:]:
-            changed = _replaced(root, path, value)
-            try:
-                Plan.model_validate(changed, by_alias=True, by_name=False)
-            except ValidationError as error:
-                seen |= {detail["type"] for detail in error.errors()}
+    for tree in changed:
+        try:
+            Plan.model_validate(tree, by_alias=True, by_name=False)
+        except ValidationError as error:
+            seen |= {detail["type"] for detail in error.errors()}
     assert seen == {*SENTENCES, "extra_forbidden", "incoherent"}
 
 
 def test_no_message_speaks_of_types_or_of_the_library() -> None:
     document = yamlfile.parse(ONBOARDING.read_text(encoding="utf-8"), "p")
-    wrong: list[yamlfile.Value | None] = [None, "", "x y", "+12025550123", "a@person.example.com", [], {}, {"A": ["b"]}]
+    someone = ["+12025550123", "a@person.example.com"]
+    wrong: list[yamlfile.Value | None] = [None, "", "x y", *someone, [], {}, {someone[0]: {someone[1]: someone}}]
     for path in _paths(document.root):
         for value in wrong if path else wrong[5:]:
             try:
@@ -459,15 +463,32 @@ def test_a_misspelt_field_is_not_missing_as_well() -> None:
     ]
 
 
-def test_a_hundred_thousand_mistakes_are_answered_in_seconds_with_a_hundred() -> None:
-    began = time.monotonic()
-    findings = refusal(HELLO + "".join(f"{n:x}field: x\n" for n in range(60_000)))
-    assert len(findings) == 101
-    assert time.monotonic() - began < 5
+_GROUPS = ", ".join(f"a{n}: {{}}" for n in range(80_000))
+_CLAIMS = " or ".join(f"delivered(x{n})" for n in range(50))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HELLO + "".join(f"{n:x}field: x\n" for n in range(60_000)),
+        HELLO + "".join(f"  - {{step: a{n}, channel: sms, content: c, after: b{n}}}\n" for n in range(16_000)),
+        HELLO + "".join(f"  - {{step: a{n}, channel: sms, content: c, when: {_CLAIMS}}}\n" for n in range(900)),
+        HELLO.replace("content: two", f"content: two, by_segment: {{{_GROUPS}}}"),
+        HELLO.replace("{crm: {}}", f"{{{_GROUPS}}}"),
+    ],
+    ids=["fields", "steps", "claims", "segments", "team"],
+)
+def test_a_megabyte_of_mistakes_is_answered_in_seconds_with_a_hundred(text: str) -> None:
+    began = time.process_time()
+    assert 0 < len(refusal(text)) <= 101
+    assert time.process_time() - began < 10
 
 
 _LINES = HELLO.splitlines(keepends=True)
-_PIECES = [*"\t\x00:-[]{}'\"&*!%@`#|>~,", "\ufeff", "\u2028", "值", "  ", "- ", ": ", "\n", "---\n", "null", "*a", "{", "P", "env:", "a@person.example.com"]  # fmt: skip
+_PIECES = [
+    *"\t\x00:-[]{}'\"&*!%@`#|>~,",
+    *("\ufeff", "\u2028", "值", "  ", "- ", ": ", "\n", "---\n", "null", "*a", "P", "env:", "a@person.example.com"),
+]
 _changes = st.lists(
     st.one_of(
         st.tuples(st.just("insert"), st.integers(0, len(HELLO)), st.sampled_from(_PIECES)),
@@ -502,9 +523,9 @@ def _mutate(text: str, changes: list[tuple[str, int, str | int]]) -> str:
 
 
 @given(_changes)
-@settings(max_examples=600, deadline=2000)
+@settings(max_examples=600, deadline=None)
 def test_a_damaged_plan_is_a_plan_or_an_input_error_with_places(changes: list[tuple[str, int, str | int]]) -> None:
-    text = _mutate(HELLO, changes)
+    text, began = _mutate(HELLO, changes), time.process_time()
     try:
         plan = planfile.parse_plan(text, "p")
     except InputError as error:
@@ -514,19 +535,23 @@ def test_a_damaged_plan_is_a_plan_or_an_input_error_with_places(changes: list[tu
             assert "person.example.com" not in str(finding)
     else:
         assert Plan.model_validate(plan.model_dump(mode="json", by_alias=True, exclude_defaults=True)) == plan
+    assert time.process_time() - began < 2
 
 
 @given(st.binary(max_size=300), st.integers(0, len(HELLO)))
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300, deadline=None)
 def test_bytes_that_are_no_plan_never_raise_anything_else(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, at: int
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "damaged.yaml"
     file.write_bytes(HELLO[:at].encode() + data + HELLO[at:].encode())
+    refusal, began = str(file), time.process_time()
     try:
         planfile.read_plan(file)
     except InputError as error:
-        assert str(file) in str(error)
+        refusal = str(error)
+    assert refusal.startswith(str(file))
+    assert time.process_time() - began < 2
 
 
 def test_a_plan_says_which_variables_it_needs() -> None:

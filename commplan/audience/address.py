@@ -116,7 +116,7 @@ def _matches(pattern: _Pattern, national: str) -> bool:
 
 @lru_cache(maxsize=1_200)
 def _numbering(calling_code: str) -> _Numbering | None:
-    """Return the numbering of a calling code, None if there is no such code, or its main country is not looked at first."""
+    """Return the numbering of a calling code; None if there is none whose main country is looked at first."""
     regions = COUNTRY_CODE_TO_REGION_CODE.get(int(calling_code))
     metadata = None if regions is None else PhoneMetadata.metadata_for_region(regions[0], None)
     if regions is None or metadata is None or (len(regions) > 1 and metadata.leading_digits is not None):

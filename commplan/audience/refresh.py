@@ -6,6 +6,7 @@ Never adds a person, and never changes what was frozen: seq, segment, language, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -66,8 +67,11 @@ def refresh(
         ).scalar_one_or_none()
     here = bytearray((last or 0) + 1)
     changed = 0
-    with open_source(plan, source_url) as source:
-        for reader, chunk in read(store, source, plan, since=since, default_region=default_region):
+    with (
+        open_source(plan, source_url) as source,
+        closing(read(store, source, plan, since=since, default_region=default_region)) as chunks,
+    ):
+        for reader, chunk in chunks:
             people: dict[str, Sequence[Any]] = {}
             for row in chunk:
                 contact_id = reader.contact_id(row.values)

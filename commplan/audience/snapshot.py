@@ -9,8 +9,8 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -101,7 +101,7 @@ def query(audience: Audience) -> str:
 
 def read(
     store: Store, source: Source, plan: Plan, *, since: datetime | None, default_region: str
-) -> Iterator[tuple[Reader, list[SourceRow]]]:
+) -> Generator[tuple[Reader, list[SourceRow]], None, None]:
     """Yield the reader of the source's rows with each chunk of them; the reader knows the query's columns."""
     statement = source.statement(query(plan.audience))
     columns = source.columns(statement, since=since)
@@ -113,9 +113,10 @@ def read(
     expression = segment.compile(plan.audience, columns=columns, dialect=source.dialect)
     chosen = f"s.*, {expression or 'NULL'} AS {segment.SEGMENT_COLUMN}".replace(":", "\\:")
     number = 0
-    for _, chunk in source.stream(statement, select=chosen, since=since):
-        yield reader, [SourceRow(number + at, row[-1], row[:-1]) for at, row in enumerate(chunk, 1)]
-        number += len(chunk)
+    with closing(source.stream(statement, select=chosen, since=since)) as chunks:
+        for chunk in chunks:
+            yield reader, [SourceRow(number + at, row[-1], row[:-1]) for at, row in enumerate(chunk, 1)]
+            number += len(chunk)
 
 
 def rejects_path(home: Path, run_key: str) -> Path:
@@ -141,14 +142,18 @@ def resolve(
     Writes in short transactions, memory stays flat, and `progress` is told the rows read so far. What an earlier
     attempt of the same run left is removed first; after an error nothing of this one stays. Rows that are nobody, and
     people who can be reached on no channel, are listed in ``rejects/<run key>.csv`` under `home` (mode 0600; ids and
-    reasons, no addresses). Raises InputError for a query, a segment or a source that cannot be used, RunError when the run
-    already has messages.
+    reasons, no addresses). Raises InputError for a query, a segment or a source that cannot be used, RunError when
+    the run already has messages.
     """
     clear(store, run_id)
     tally = _Tally(run_id, plan)
     try:
-        with open_source(plan, source_url) as source, _rejects_file(rejects_path(home, run_key)) as reject:
-            for reader, chunk in read(store, source, plan, since=since, default_region=default_region):
+        with (
+            open_source(plan, source_url) as source,
+            closing(read(store, source, plan, since=since, default_region=default_region)) as chunks,
+            _rejects_file(rejects_path(home, run_key)) as reject,
+        ):
+            for reader, chunk in chunks:
                 with store.write() as connection:
                     rows = tally.recipients(connection, reader, chunk, reject)
                     if rows:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -144,27 +144,25 @@ class Source:
 
     def stream(
         self, statement: Statement, *, select: str = "s.*", since: datetime | None = None
-    ) -> Iterator[tuple[tuple[str, ...], Sequence[Sequence[Any]]]]:
-        """Yield the column names and the rows in chunks of at most `CHUNK`; at least one chunk, maybe empty.
+    ) -> Generator[Sequence[Sequence[Any]], None, None]:
+        """Yield the rows in chunks of at most `CHUNK`, none of them empty.
 
         `select` is what is taken from the query, which is called ``s``; it is SQL of our own making. The reading
-        transaction stays open until the last chunk was taken.
+        transaction stays open until the last chunk was taken, or the generator is closed.
         """
         sql = f"SELECT {select} FROM (\n{statement.sql}\n) AS s"
-        spent, rows = 0.0, 0
-        with self._reading() as connection:
-            started = time.monotonic()
-            with self._limited(self._seconds):
-                result = connection.execution_options(stream_results=True, max_row_buffer=CHUNK).execute(
-                    *self._bind(sql, since)
-                )
-            names = tuple(result.keys())
+        budget, rows = self._seconds, 0
+        with self._reading() as connection, ExitStack() as stack:
             while True:
-                with self._limited(self._seconds - spent):
+                started = time.monotonic()
+                with self._limited(budget):
+                    if not rows:
+                        streaming = connection.execution_options(stream_results=True, max_row_buffer=CHUNK)
+                        result = stack.enter_context(streaming.execute(*self._bind(sql, since)))
                     chunk = result.fetchmany(CHUNK)
-                    spent += time.monotonic() - started
-                    if spent > self._seconds:
-                        raise self._too_slow()
+                budget -= time.monotonic() - started
+                if budget < 0:
+                    raise self._too_slow()
                 rows += len(chunk)
                 if rows > self._row_limit:
                     raise InputError.one(
@@ -172,11 +170,10 @@ class Source:
                         f"the query returns more than {self._row_limit} rows",
                         "narrow it, or raise audience.source.row_limit",
                     )
-                if chunk or not rows:
-                    yield names, chunk
+                if chunk:
+                    yield chunk
                 if len(chunk) < CHUNK:
                     return
-                started = time.monotonic()
 
     def _bind(self, sql: str, since: datetime | None) -> tuple[TextClause, dict[str, object]]:
         statement = text(sql)

@@ -5,6 +5,7 @@ It never repeats a request, and never puts an address, a text or the key into an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -124,7 +125,7 @@ class SendGridGateway:
         who), and otherwise whatever the failure table says of the answer. At most 1,000 recipients, no address twice.
         """
         _check(batch)
-        body = _serialise(self._payload(batch))
+        body = _serialise(self._shared(batch), [self._personalization(batch, each) for each in batch.recipients])
         try:
             response = self._sendgrid.client.mail.send.post(request_body=body)
         except RejectedError as error:
@@ -140,7 +141,7 @@ class SendGridGateway:
         """Close the idle connections."""
         self._transport.close()
 
-    def _payload(self, batch: EmailBatch) -> dict[str, object]:
+    def _shared(self, batch: EmailBatch) -> dict[str, object]:
         content = [{"type": "text/plain", "value": batch.text}]
         if batch.html:
             content.append({"type": "text/html", "value": batch.html})
@@ -148,7 +149,6 @@ class SendGridGateway:
             "from": self._from,
             "subject": batch.subject,
             "content": content,
-            "personalizations": [self._personalization(batch, recipient) for recipient in batch.recipients],
             "tracking_settings": _TRACKING,
         }
 
@@ -169,14 +169,10 @@ class SendGridGateway:
         return personalization
 
 
-def _serialise(payload: dict[str, object]) -> _Body:
-    try:
-        return _Body(orjson.dumps(payload))
-    except TypeError:
-        pass
-    # Half a surrogate pair has no UTF-8: find out whose it is.
-    personalizations = payload["personalizations"]
-    assert isinstance(personalizations, list)
+def _serialise(shared: Mapping[str, object], personalizations: Sequence[Mapping[str, object]]) -> _Body:
+    """Return the request as JSON; RejectedError names whose text is none (half a surrogate pair has no UTF-8)."""
+    with contextlib.suppress(TypeError):
+        return _Body(orjson.dumps({**shared, "personalizations": personalizations}))
     for index, personalization in enumerate(personalizations):
         try:
             orjson.dumps(personalization)
@@ -195,11 +191,11 @@ def _check(batch: EmailBatch) -> None:
     in_subject = [placeholder for placeholder in placeholders if placeholder in batch.subject]
     seen: set[str] = set()
     for index, recipient in enumerate(batch.recipients):
-        problem = _problem(recipient, placeholders, in_subject)
-        seen.add(recipient.address.casefold())
-        if problem is None and len(seen) == index:
-            problem = "the address is in this request already"
-        if problem is not None:
+        address = recipient.address.casefold()
+        if address in seen:
+            raise RejectedError("the address is in this request already", index=index)
+        seen.add(address)
+        if (problem := _problem(recipient, placeholders, in_subject)) is not None:
             raise RejectedError(problem, index=index)
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
-from jinja2 import DictLoader, StrictUndefined, Template, TemplateNotFound, Undefined, UndefinedError, nodes
+from jinja2 import DictLoader, StrictUndefined, Undefined, UndefinedError, nodes
 from jinja2.compiler import Frame
-from jinja2.exceptions import SecurityError, TemplateRuntimeError, TemplateSyntaxError
+from jinja2.exceptions import TemplateRuntimeError
 
-from commplan.content.fault import TemplateFault
-from commplan.content.slots import SlotCodeGenerator, SlotEnvironment, file_of, variable_of
+from commplan.content.slots import SlotCodeGenerator, SlotEnvironment
 
 #: Most characters that one part of a message (subject, text, HTML) may have, and any string on the way to it.
 MAX_OUTPUT = 500_000
@@ -105,7 +104,6 @@ class Language(SlotEnvironment):
         )
         self._steps = 0
         self._started = 0.0
-        self._variables: dict[str, list[tuple[int, str]]] = {}
         for name in _NO_FILTERS:
             del self.filters[name]
         self.filters["oneline"] = _oneline
@@ -179,66 +177,6 @@ class Language(SlotEnvironment):
     def wrap_str_format(self, value: Any) -> None:
         """Leave `str.format` to `is_safe_attribute`, which refuses it."""
 
-    def reject(self, error: Exception, template: str) -> NoReturn:
-        """Raise the fault that an exception during rendering amounts to; of its text only known names are kept."""
-        raise self._fault(error, template) from None
-
-    def _fault(self, error: Exception, template: str) -> TemplateFault:
-        if isinstance(error, TemplateFault):
-            return error
-        name, line = _place(error) or (template, 0)
-        message = (error.message or "") if isinstance(error, TemplateRuntimeError) else ""
-        variable = self._variable(name, line, message)
-        match error:
-            case EmptyError():
-                rule = "has no value for this person"
-                remedy = f"say what stands there instead: {{{{ {variable or 'it'} or '…' }}}}, or {{% if %}} around it"
-            case SecurityError():
-                rule = "is not open to templates"
-                remedy = "use columns, contact, plan, links and the filters; nothing that begins with _"
-            case UndefinedError():
-                rule = "does not exist"
-                remedy = "use a column of the audience, contact, plan or links; check the spelling"
-            case LimitError():
-                rule, remedy = f"needs {message}", "make loops, and what they print, smaller"
-            case OverflowError() if "MAX_RANGE" in str(error):
-                rule, remedy = f"asks range() for more than {MAX_RANGE:,} numbers", "make the range smaller"
-            case RecursionError():
-                rule, remedy = "calls itself without end", "a macro or include must stop calling itself"
-            case TemplateNotFound():
-                rule, remedy = "includes a file that the run does not have", "name the file as it is called"
-            case _:
-                rule = f"cannot be computed for this person ({type(error).__name__})"
-                remedy = "check that the value is of the kind that the expression needs"
-        return TemplateFault(file_of(name), line, variable, rule, remedy)
-
-    def _variable(self, template: str, line: int, name: str) -> str | None:
-        """Return the variable a fault is about: the one that ends in `name`, or the only one of the line.
-
-        `name` may come from a person's data (a lookup by value); so what is returned is always the template's wording.
-        """
-        if template not in self._variables:
-            loader = self.loader
-            source = loader.mapping.get(template, "") if isinstance(loader, DictLoader) else ""
-            try:
-                tree = self.parse(source, template)
-            except TemplateSyntaxError:
-                tree = nodes.Template([])
-            self._variables[template] = [
-                (node.lineno, variable)
-                for node in tree.find_all((nodes.Name, nodes.Getattr, nodes.Getitem))
-                if (variable := variable_of(node)) is not None
-            ]
-        known = self._variables[template]
-        here = list(dict.fromkeys(variable for at, variable in known if at == line))
-        named = [variable for variable in here if name and variable.rpartition(".")[2] == name]
-        if named:
-            return named[0]
-        elsewhere = [variable for _, variable in known if variable == name]
-        if elsewhere:
-            return elsewhere[0]
-        return here[0] if len(here) == 1 else None
-
 
 def is_markup(name: str | None) -> bool:
     """Tell whether what a template prints is escaped: the kind in the file's name decides, subjects are plain text."""
@@ -246,18 +184,6 @@ def is_markup(name: str | None) -> bool:
         return True
     file, _, part = name.partition("#")
     return part != "subject" and not file.endswith(".txt.j2")
-
-
-def _place(error: BaseException) -> tuple[str, int] | None:
-    """Return the template and line in which an exception came up, the innermost if templates are nested."""
-    found: tuple[str, int] | None = None
-    traceback = error.__traceback__
-    while traceback is not None:
-        template = traceback.tb_frame.f_globals.get("__jinja_template__")
-        if isinstance(template, Template) and template.name is not None:
-            found = (template.name, template.get_corresponding_lineno(traceback.tb_lineno))
-        traceback = traceback.tb_next
-    return found
 
 
 def _short_range(*bounds: int) -> range:

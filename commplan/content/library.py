@@ -14,14 +14,15 @@ from jinja2.runtime import Context
 from markupsafe import escape
 
 from commplan.content import locale as language_tags
+from commplan.content.diagnosis import Diagnosis
 from commplan.content.fault import Site, TemplateFault
 from commplan.content.grammar import inspect
 from commplan.content.language import MAX_OUTPUT, Empty, Language, LimitError
 from commplan.content.mail import URL_SCHEMES, Document, finish
 from commplan.content.skeleton import MAX_VALUES, Rendered, Skeleton, fill, values_size
-from commplan.content.slots import Slot, file_of
+from commplan.content.slots import Slot
 from commplan.content.sms import sms_parts
-from commplan.content.source import SHARED, ContentName, missing_kind, split
+from commplan.content.source import SHARED, ContentName, line_of, missing_kind, split
 from commplan.errors import Finding, InputError
 from commplan.plan import Plan, Touch
 from commplan.terms import Channel, Purpose
@@ -48,7 +49,7 @@ class _Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Content:
-    """One content in one language: its templates, and its skeletons by what their people share.
+    """One content in one language: its templates, and its skeletons, or why there is none, by what their people share.
 
     `templates` are those of subject, text, preheader and HTML; of an SMS only that of the text.
     """
@@ -58,7 +59,7 @@ class _Content:
     locale: str
     kind: str
     templates: tuple[Template, ...]
-    variants: dict[tuple[object, ...], _Variant] = field(default_factory=dict)
+    variants: dict[tuple[object, ...], _Variant | TemplateFault] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -81,7 +82,9 @@ class Library:
         self._is_marketing = plan.purpose is Purpose.MARKETING
         self._plan = {"name": plan.plan, "title": plan.title, "topic": plan.topic}
         self._files = files
-        self._language = Language(_sources(files))
+        sources = _sources(files)
+        self._language = Language(sources)
+        self._diagnosis = Diagnosis(self._language, sources)
         self._by_name: dict[tuple[Channel, str], dict[str, dict[str, str]]] = {}
         for file in sorted(files, key=lambda name: name.startswith(SHARED)):
             named = ContentName.parse(file)
@@ -119,11 +122,17 @@ class Library:
         shape = tuple([tuple([type(c) if isinstance(c, Slot) else c for c in part]) for part in parts])
         variant = content.variants.get(shape)
         if variant is None:
-            variant = content.variants[shape] = self._finish(content, parts, links)
+            try:
+                variant = self._finish(content, parts, links)
+            except TemplateFault as fault:
+                variant = fault
+            content.variants[shape] = variant
+        if isinstance(variant, TemplateFault):
+            raise variant.with_traceback(None)
         values = self._values(variant, slots)
         if content.channel is Channel.SMS:
             return _rendered_sms(content, variant, values)
-        _check_subject(content, parts[0])
+        self._check_subject(content, parts[0])
         return _rendered_mail(variant, values)
 
     def _run(self, template: Template, known: dict[str, object]) -> _Chunks:
@@ -135,20 +144,18 @@ class Library:
                 if length > MAX_OUTPUT:
                     raise LimitError(f"more than {MAX_OUTPUT:,} characters")
                 chunks.append(chunk)
-        except Exception as error:
-            self._language.reject(error, template.name or "")
+        except Exception as error:  # a template may fail in any way; its author hears where
+            raise self._diagnosis.explain(error, template.name or "") from None
         return chunks
 
     def _values(self, variant: _Variant, slots: list[Slot]) -> tuple[str, ...]:
         """Return what stands at the placeholders; a fault if a value could be taken for one, or is no address."""
-        together = "\n".join(slots)
-        if self._prefix in together:
-            site = next(slot.site for slot in slots if self._prefix in slot)
+        values = tuple(map(str, slots))
+        if _CONTROL.search("\n".join(values)):
+            values = tuple(_CONTROL.sub("", value) for value in values)
+        if self._prefix in "\n".join(values):
+            site = next(site for site, value in zip(variant.sites, values, strict=True) if self._prefix in value)
             raise TemplateFault.at(site, "holds what only this run's placeholders may hold", "clean the column")
-        if _CONTROL.search(together):
-            values = tuple([_CONTROL.sub("", slot) for slot in slots])
-        else:
-            values = tuple(map(str, slots))
         for number in variant.addresses:
             if not values[number].startswith(URL_SCHEMES):
                 rule = "stands where a link goes, and is no web address for this person"
@@ -158,9 +165,7 @@ class Library:
     def _finish(self, content: _Content, parts: list[_Chunks], links: Mapping[str, str]) -> _Variant:
         """Return the skeleton of everybody whose message has this shape: MJML, styles and checks, once."""
         if len(content.variants) >= MAX_SKELETONS:
-            rule = (
-                f"comes in more than {MAX_SKELETONS} variants, so it holds something of single persons that is no value"
-            )
+            rule = f"comes in more than {MAX_SKELETONS} variants: what is one person's is in what many should share"
             remedy = "MJML from a macro or a captured block must be the same for many; use {% include %} instead"
             raise TemplateFault(content.file, 0, None, rule, remedy)
         if self._is_marketing and content.channel is Channel.EMAIL:
@@ -212,6 +217,19 @@ class Library:
 
     def _placeholder(self, number: int) -> str:
         return f"{self._prefix}{number}-"
+
+    def _check_subject(self, content: _Content, chunks: _Chunks) -> None:
+        subject = "".join(chunks)
+        if "\n" not in subject and "\r" not in subject and subject and not subject.isspace():
+            return
+        for chunk in chunks:
+            if isinstance(chunk, Slot) and ("\n" in chunk or "\r" in chunk):
+                raise TemplateFault.at(chunk.site, _ONE_LINE, "clean the column, or write {{ … | oneline }}")
+        line = line_of(self._files[content.file], "subject")
+        if not subject or subject.isspace():
+            rule, remedy = "the subject is empty for this person", "say something in any case"
+            raise TemplateFault(content.file, line, None, rule, remedy)
+        raise TemplateFault(content.file, line, None, _ONE_LINE, "take the line break out of the subject")
 
     def _locate(self, piece: str) -> tuple[str, int] | None:
         """Return the first file and line that has a piece of static text, None if it was put together from several."""
@@ -291,20 +309,6 @@ def _rendered_mail(variant: _Variant, values: tuple[str, ...]) -> Rendered:
         placeholders=(),
     )
     return Rendered(skeleton=alone, values=(), oversize=True)
-
-
-def _check_subject(content: _Content, chunks: _Chunks) -> None:
-    subject = "".join(chunks)
-    name, line = content.templates[0].name or "", 0
-    if "\n" in subject or "\r" in subject:
-        for chunk in chunks:
-            if isinstance(chunk, Slot) and ("\n" in chunk or "\r" in chunk):
-                raise TemplateFault.at(chunk.site, _ONE_LINE, "clean the column, or write {{ … | oneline }}")
-        raise TemplateFault(file_of(name), line, None, _ONE_LINE, "take the line break out of the subject")
-    if not subject or subject.isspace():
-        raise TemplateFault(
-            file_of(name), line, None, "the subject is empty for this person", "say something in any case"
-        )
 
 
 def _check_unsubscribe(content: _Content, parts: list[_Chunks], link: str) -> None:

@@ -39,8 +39,8 @@ class SlotCodeGenerator(CodeGenerator):
     """Compiles templates so that what is yielded straight into the result is a `Slot`.
 
     What is captured (macros, ``set`` and ``filter`` blocks, ``super()``, recursive loops) renders as usual; what is
-    then printed of it is one slot. Jinja's `finalize` will not do: it is called for constants while compiling, and inside
-    macros, so one person's value would end up in what everybody shares.
+    then printed of it is one slot. Jinja's `finalize` will not do: it is called for constants while compiling, and
+    inside macros, so one person's value would end up in what everybody shares.
     """
 
     environment: SlotEnvironment

@@ -97,6 +97,12 @@ def split(file: str, text: str, place: str | None = None) -> tuple[dict[str, str
     return parts, findings
 
 
+def line_of(text: str, key: str) -> int:
+    """Return the line of a file on which a key of its front matter stands, 0 if it does not."""
+    lines = enumerate(text.split("\n"), 1)
+    return next((number for number, line in lines if (match := _FIELD.fullmatch(line)) and match[1] == key), 0)
+
+
 def read_templates(plan: Plan, folder: Path, shared: Path) -> dict[str, str]:
     """Return every file that any step of the plan may use, in all languages, with all that they pull in.
 

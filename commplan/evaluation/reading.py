@@ -15,28 +15,32 @@ from commplan.evaluation.model import Unit
 from commplan.evaluation.wording import moment, plural
 from commplan.metrics import Cell, Metrics
 from commplan.plan import Goal, Plan
-from commplan.terms import Metric
+from commplan.terms import Channel, Metric
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A rate over messages: `part` and `whole` are counts of a `Tally`, `words` follow “3 of 4”."""
+    """A rate over messages: `part` and `whole` are counts of a `Tally`, `words` follow “3 of 4”.
+
+    `channel` is the only one that tells of `part`: messages of others, which could never count, are not in `whole`.
+    """
 
     part: str
     whole: Literal["accepted", "delivered"]
     words: str
+    channel: Channel | None = None
 
 
 #: Rates over messages.
 RATES: Mapping[Metric, Rate] = {
     Metric.DELIVERED_RATE: Rate("delivered", "accepted", "accepted messages were delivered"),
     Metric.BOUNCE_RATE: Rate("failed", "accepted", "accepted messages came back"),
-    Metric.OPEN_RATE: Rate("opened", "delivered", "delivered messages were opened by a person"),
-    Metric.CLICK_RATE: Rate("clicked", "delivered", "delivered messages were clicked"),
+    Metric.OPEN_RATE: Rate("opened", "delivered", "delivered emails were opened by a person", Channel.EMAIL),
+    Metric.CLICK_RATE: Rate("clicked", "delivered", "delivered emails were clicked", Channel.EMAIL),
     Metric.RESPONSE_RATE: Rate("responded", "delivered", "delivered messages were clicked, replied to or answered"),
-    Metric.REPLY_RATE: Rate("replied", "delivered", "delivered messages were replied to"),
+    Metric.REPLY_RATE: Rate("replied", "delivered", "delivered SMS were replied to", Channel.SMS),
     Metric.OPT_OUT_RATE: Rate("opted_out", "delivered", "delivered messages were followed by an opt-out"),
-    Metric.COMPLAINT_RATE: Rate("complained", "delivered", "delivered messages were reported as spam"),
+    Metric.COMPLAINT_RATE: Rate("complained", "delivered", "delivered emails were reported as spam", Channel.EMAIL),
     Metric.ANSWER_RATE: Rate("answered", "delivered", "delivered surveys were answered"),
 }
 
@@ -82,7 +86,7 @@ def read_rate(goal: Goal, metrics: Metrics, plan: Plan, *, now: datetime) -> Rea
     steps = _scope(goal, plan)
 
     def chosen(cell: Cell) -> bool:
-        return cell.step_no in steps
+        return cell.step_no in steps and rate.channel in (None, cell.channel)
 
     counts = metrics.tally(chosen)
     part, whole = int(getattr(counts, rate.part)), int(getattr(counts, rate.whole))

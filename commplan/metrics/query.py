@@ -56,10 +56,7 @@ def measure(connection: Connection, *, run_id: RunId, plan: Plan) -> Metrics:
         cells=_cells(connection, run_id),
         people=_people(connection, run_id),
         conversions=tuple(
-            found
-            for goal in plan.goals
-            if goal.conversion
-            for found in _converted(connection, run_id, run.plan, goal, plan)
+            found for goal in plan.goals if goal.conversion for found in _converted(connection, run_id, run.plan, goal)
         ),
         gatherings=_gatherings(connection, run_id),
         scores=_scores(connection, run_id),
@@ -71,7 +68,12 @@ def measure(connection: Connection, *, run_id: RunId, plan: Plan) -> Metrics:
 
 def _sorted(rows: Iterable[Any], *names: str) -> tuple[Any, ...]:
     """Sort in Python: databases do not agree on collation, nor on where NULL comes."""
-    return tuple(sorted(rows, key=lambda row: [(v is not None, v or "") for v in (getattr(row, n) for n in names)]))
+
+    def place(row: Any) -> list[tuple[bool, Any]]:
+        values = (getattr(row, name) for name in names)
+        return [(value is not None, 0 if value is None else value) for value in values]
+
+    return tuple(sorted(rows, key=place))
 
 
 def _cells(connection: Connection, run_id: RunId) -> tuple[Cell, ...]:
@@ -118,8 +120,8 @@ def _any(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.max(case((condition, 1), else_=0))
 
 
-def _persons(run_id: RunId, step_no: int | None = None) -> CTE:
-    """One row per person: what became of their messages (of one step, if given) taken together."""
+def _persons(run_id: RunId) -> CTE:
+    """One row per person: what became of their messages taken together."""
     m = messages.c
     here = m.state == MessageState.DELIVERED
     clicked, replied, answered = m.clicked_at.is_not(None), m.replied_at.is_not(None), m.answered_at.is_not(None)
@@ -137,7 +139,7 @@ def _persons(run_id: RunId, step_no: int | None = None) -> CTE:
             _any(m.state.in_([*unsettled, MessageState.ACCEPTED])).label("may_be_delivered"),
             func.min(m.accepted_at).label("first"),
         )
-        .where(m.run_id == run_id, true() if step_no is None else m.step_no == step_no)
+        .where(m.run_id == run_id)
         .group_by(m.seq)
         .cte("persons")
     )
@@ -168,7 +170,7 @@ def _whole(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-def _converted(connection: Connection, run_id: RunId, plan_name: str, goal: Goal, plan: Plan) -> tuple[Converted, ...]:
+def _converted(connection: Connection, run_id: RunId, plan_name: str, goal: Goal) -> tuple[Converted, ...]:
     """Count conversions after a person's first accepted message and at most `within` later, once per person.
 
     A conversion belongs to the latest run of the plan that had written to the person before it.
@@ -176,8 +178,7 @@ def _converted(connection: Connection, run_id: RunId, plan_name: str, goal: Goal
     if goal.within is None:
         raise ValueError("a conversion goal has a window")
     within = goal.within // _MICROSECOND
-    step_no = None if goal.step is None else plan.step_number(goal.step)
-    p, r, c = (persons := _persons(run_id, step_no)).c, recipients.c, conversions.c
+    p, r, c = (persons := _persons(run_id)).c, recipients.c, conversions.c
     first, at = type_coerce(p.first, BigInteger), type_coerce(c.at, BigInteger)
     in_window = (
         select(c.seq)

@@ -4,7 +4,8 @@ Never reads a file or the environment.
 """
 
 from commplan.plan.advice import advise
-from commplan.plan.coherence import Problem, cross_check
+from commplan.plan.coherence import cross_check
+from commplan.plan.field import Localized
 from commplan.plan.model import (
     Ask,
     Audience,
@@ -21,8 +22,9 @@ from commplan.plan.model import (
     Step,
     Touch,
 )
-from commplan.plan.notation import Localized, Target, parse_duration, parse_name, suggestion, write_duration
+from commplan.plan.notation import Target, parse_duration, parse_name, suggestion, write_duration
 from commplan.plan.schema import json_schema
+from commplan.plan.tree import Problem
 
 __all__ = [
     "Ask",

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from commplan import condition as conditions
-from commplan.plan.coherence import SINCE, Problem
+from commplan.plan.coherence import SINCE
 from commplan.plan.model import Plan, Step
+from commplan.plan.tree import KeyPath, Problem
 from commplan.terms import Channel
 from commplan.window import Window
 
@@ -25,8 +26,8 @@ def advise(plan: Plan) -> list[Problem]:
 
 def _windows(plan: Plan) -> Iterator[Problem]:
     for number, step in enumerate(plan.sequence):
-        here: tuple[str | int, ...] = ("sequence", number)
-        windows: list[tuple[tuple[str | int, ...], Window | None]] = [((*here, "window"), step.window)]
+        here: KeyPath = ("sequence", number)
+        windows: list[tuple[KeyPath, Window | None]] = [((*here, "window"), step.window)]
         windows += [((*here, "by_segment", name, "window"), change.window) for name, change in step.by_segment.items()]
         for path, window in windows:
             if window is not None and window.length < SHORT_WINDOW:

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from commplan import condition as conditions
 from commplan.condition import Condition
 from commplan.plan.coherence import cross_check
-from commplan.plan.notation import (
+from commplan.plan.field import (
     ColumnName,
     Count,
     Date,

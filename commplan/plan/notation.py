@@ -1,36 +1,37 @@
 """How single values are written in a plan: names, durations, targets, hours, zones, references to the environment.
 
-Never says more of a wrong value than helps: what may be an address or a secret is not repeated. Every ValueError
-here reads ``rule; remedy``.
+Never repeats a wrong value that may be an address or a secret. Every function here takes the text, or the value it
+stands for, and raises ValueError ``rule; remedy`` for anything else.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from itertools import islice
+from typing import Literal
 from zoneinfo import ZoneInfo, available_timezones
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 from commplan import condition
 from commplan.errors import quoted
 from commplan.terms import Metric
 from commplan.window import Window
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,59}")
-_LOCALE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
-_ENV = re.compile(r"env:[A-Z][A-Z0-9_]*")
-_DURATION = re.compile(
+#: A name, and how other values are written; the whole text must match.
+NAME = re.compile(r"[a-z][a-z0-9-]{0,59}")
+LOCALE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8})*")
+ENV = re.compile(r"env:[A-Z][A-Z0-9_]*")
+DURATION = re.compile(
     r"P(?=\d|T\d)(?:(\d{1,4})W)?(?:(\d{1,5})D)?(?:T(?=\d)(?:(\d{1,6})H)?(?:(\d{1,7})M)?(?:(\d{1,9})S)?)?", re.ASCII
 )
-_NUMBER = r"(-?\d{1,12}(?:\.\d{1,6})?)(%?)"
-_TARGET = re.compile(rf"(at least|at most) {_NUMBER}", re.ASCII)
-_SHARE = re.compile(_NUMBER, re.ASCII)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+NUMBER = r"(-?\d{1,12}(?:\.\d{1,6})?)(%?)"
+TARGET = re.compile(rf"(at least|at most) {NUMBER}", re.ASCII)
+_SHARE = re.compile(NUMBER, re.ASCII)
+DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _COUNT = re.compile(r"\d{1,12}", re.ASCII)
 
 #: Longest duration a plan may use.
@@ -39,17 +40,20 @@ MAX_DURATION = timedelta(days=3650)
 
 def nearest(word: str, known: Collection[str]) -> str | None:
     """Return the known word that `word` was probably meant to be, None if none is close."""
-    folded = {name.lower().replace("-", "_"): name for name in known}
+    folded = {name.lower().replace("-", "_"): name for name in islice(known, 1000)}
     found = get_close_matches(word[:60].lower().replace("-", "_"), folded, n=1, cutoff=0.6)
     return folded[found[0]] if found else None
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """Return a remedy for a word that is none of `known`: the nearest, or all of them."""
+    """Return a remedy for a word that is none of `known`: the nearest, or all of them; never what may be private."""
+    known = [name for name in islice(known, 100) if quoted(name) == f'"{name}"']
     if (match := nearest(word, known)) is not None:
         return f"did you mean {match}?"
     if len(known) > 10:
         return "write one of those that the plan defines"
+    if len(known) == 1:
+        return f"write {known[0]}"
     return f"write one of {', '.join(known)}" if known else "there is none to choose from"
 
 
@@ -60,7 +64,7 @@ def parse_duration(text: object) -> timedelta:
     """
     if isinstance(text, timedelta):
         return text
-    match = _DURATION.fullmatch(str(text))
+    match = DURATION.fullmatch(str(text))
     if not match:
         raise ValueError(f"{quoted(text)} is not an ISO 8601 duration; write {_likely_duration(str(text))}")
     weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
@@ -85,35 +89,38 @@ def write_duration(duration: timedelta) -> str:
     return "P" + (f"{days}D" if days or not clock else "") + (f"T{clock}" if clock else "")
 
 
-def _parse_positive(value: object) -> timedelta:
+def parse_positive(value: object) -> timedelta:
+    """Return a duration above zero."""
     duration = parse_duration(value)
     if duration <= timedelta(0):
         raise ValueError(f"{quoted(value)} is no time at all; write a duration above zero")
     return duration
 
 
-def _parse_zone(value: object) -> ZoneInfo:
+def parse_zone(value: object) -> ZoneInfo:
+    """Return the IANA time zone of that name."""
     if isinstance(value, ZoneInfo):
         return value
     text = str(value)
     try:
         return ZoneInfo(text)
     except (KeyError, ValueError, OSError):  # no such file; not a relative path; a folder or a name too long
-        likely = nearest(text, available_timezones()) or "Asia/Shanghai"
+        likely = nearest(text, sorted(available_timezones())) or "Asia/Shanghai"
         raise ValueError(f"{quoted(text)} is not a time zone; write an IANA name such as {likely}") from None
 
 
-def _parse_window(value: object) -> Window:
+def parse_window(value: object) -> Window:
+    """Return hours of the day."""
     return value if isinstance(value, Window) else Window.parse(str(value))
 
 
 def parse_name(value: object) -> str:
     """Return the name of a plan, step, goal or the like; ValueError if it cannot be one."""
     text = str(value)
-    if not _NAME.fullmatch(text):
+    if not NAME.fullmatch(text):
         likely = re.sub(r"[^a-z0-9]+", "-", text.lower()[:60]).strip("-")
         shown = quoted(text)
-        example = likely if _NAME.fullmatch(likely) and shown.startswith('"') else "welcome-vip"
+        example = likely if NAME.fullmatch(likely) and shown.startswith('"') else "welcome-vip"
         raise ValueError(f"{shown} is not a name; use small letters, digits and hyphens, at most 60, such as {example}")
     return text
 
@@ -121,31 +128,34 @@ def parse_name(value: object) -> str:
 def parse_locale(value: object) -> str:
     """Return a language as BCP 47 spells it, ``_`` tolerated; ValueError otherwise."""
     text = str(value)
-    if len(text) > 35 or not _LOCALE.fullmatch(text):
+    if len(text) > 35 or not LOCALE.fullmatch(text):
         raise ValueError(f"{quoted(text)} is not a language; write one such as en or zh-CN")
     return text
 
 
-def _parse_env(value: object) -> str:
+def parse_env(value: object) -> str:
+    """Return a reference to a variable of the environment, ``env:NAME``."""
     text = str(value)
-    if not _ENV.fullmatch(text):
+    if not ENV.fullmatch(text):
         # What stands here instead is likely to be the secret itself: it is not repeated.
         raise ValueError("must come from the environment; write env:NAME_OF_A_VARIABLE in capitals")
     return text
 
 
-def _parse_date(value: object) -> date:
+def parse_date(value: object) -> date:
+    """Return the date written as ``2026-12-01``."""
     if isinstance(value, date):
         return value
     try:
-        if _DATE.fullmatch(str(value)):
+        if DATE.fullmatch(str(value)):
             return date.fromisoformat(str(value))
     except ValueError:
         pass
     raise ValueError(f"{quoted(value)} is not a date; write it like 2026-12-01")
 
 
-def _parse_flag(value: object) -> bool:
+def parse_flag(value: object) -> bool:
+    """Return what ``true`` or ``false`` says."""
     if isinstance(value, bool):
         return value
     if str(value) not in ("true", "True", "TRUE", "false", "False", "FALSE"):
@@ -153,7 +163,8 @@ def _parse_flag(value: object) -> bool:
     return str(value).lower() == "true"
 
 
-def _parse_count(value: object) -> int:
+def parse_count(value: object) -> int:
+    """Return a whole number above zero."""
     if isinstance(value, int) and not isinstance(value, bool):
         number = value
     elif _COUNT.fullmatch(str(value)):
@@ -175,182 +186,8 @@ def parse_share(value: object) -> Decimal:
     return Decimal(match[1]) / 100 if match[2] else Decimal(match[1])
 
 
-def _parse_line(limit: int) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        text = str(value)
-        if not text.strip():
-            raise ValueError("is empty; write some text, or leave the line out")
-        if len(text) > limit or not text.isprintable():
-            raise ValueError(f"is not one line of at most {limit} characters; shorten it")
-        return text
-
-    return parse
-
-
-def _parse_text(value: object) -> str:
-    if not str(value).strip():
-        raise ValueError("is empty; write some text, or leave the line out")
-    return str(value)
-
-
-def _parse_metric(value: object) -> str:
-    text = str(value)
-    kind, dot, name = text.partition(".")
-    if kind == "conversion" and dot:
-        return f"conversion.{parse_name(name)}"
-    if text not in tuple(Metric):
-        likely = nearest(text, tuple(Metric))
-        known = f"did you mean {likely}?" if likely else f"write one of {', '.join(Metric)}, or conversion.<name>"
-        raise ValueError(f"{quoted(text)} is not a metric; {known}")
-    return text
-
-
-def _parse_when(value: object) -> str:
-    condition.parse(str(value))
-    return str(value)
-
-
-def _parse_enroll(value: object) -> Literal["once", "every_run"] | timedelta:
-    if value == "once":
-        return "once"
-    if value == "every_run":
-        return "every_run"
-    try:
-        return _parse_positive(value)
-    except ValueError:
-        raise ValueError(f"{quoted(value)} is not a rule of enrolment; write once, every_run or P90D") from None
-
-
-def _parse_localized(value: object) -> object:
-    if isinstance(value, dict):
-        if not value:
-            raise ValueError("has no language; write one text, or one for each language")
-        for locale, text in value.items():
-            parse_locale(locale)
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"has no text for {locale}; write one")
-        return value
-    if isinstance(value, list | tuple):
-        raise ValueError("is a list where text belongs; write one text, or one for each language")
-    return _parse_text(value)
-
-
-def _text_only(parse: Callable[[object], object]) -> BeforeValidator:
-    """Refuse groups and lists in one sentence, before `parse` sees the value."""
-
-    def check(value: object) -> object:
-        if isinstance(value, dict | list | tuple):
-            found = "a group" if isinstance(value, dict) else "a list"
-            raise ValueError(f"is {found} where one value belongs; write a single value")
-        return parse(value)
-
-    return BeforeValidator(check)
-
-
-def _schema(pattern: re.Pattern[str] | None = None, *examples: str) -> WithJsonSchema:
-    schema: dict[str, object] = {"type": "string"}
-    # JSON Schema's patterns are those of ECMA 262: the same as ours, which use ASCII only.
-    schema |= {"minLength": 1} if pattern is None else {"pattern": f"^(?:{pattern.pattern})$"}
-    if examples:
-        schema["examples"] = list(examples)
-    return WithJsonSchema(schema)
-
-
-Name = Annotated[str, _text_only(parse_name), _schema(_NAME)]
-Locale = Annotated[str, _text_only(parse_locale), _schema(_LOCALE, "en", "zh-CN")]
-EnvRef = Annotated[str, _text_only(_parse_env), _schema(_ENV, "env:NAME_OF_A_VARIABLE")]
-#: The name of a column in the source.
-ColumnName = Annotated[str, _text_only(_parse_line(128)), _schema()]
-Line = Annotated[
-    str, _text_only(_parse_line(200)), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200})
-]
-Text = Annotated[str, _text_only(_parse_text), _schema()]
-Duration = Annotated[
-    timedelta,
-    _text_only(parse_duration),
-    PlainSerializer(write_duration, return_type=str),
-    _schema(_DURATION, "P2D", "PT4H"),
-]
-PositiveDuration = Annotated[
-    timedelta,
-    _text_only(_parse_positive),
-    PlainSerializer(write_duration, return_type=str),
-    _schema(_DURATION, "P7D", "PT1H"),
-]
-Zone = Annotated[
-    ZoneInfo, _text_only(_parse_zone), PlainSerializer(str, return_type=str), _schema(None, "Asia/Shanghai")
-]
-Hours = Annotated[
-    Window,
-    _text_only(_parse_window),
-    PlainSerializer(str, return_type=str),
-    _schema(None, "09:00-20:00", "20:00-02:00", "00:00-24:00"),
-]
-Date = Annotated[
-    date,
-    _text_only(_parse_date),
-    PlainSerializer(date.isoformat, return_type=str),
-    _schema(_DATE, "2026-12-01"),
-]
-Flag = Annotated[bool, _text_only(_parse_flag), WithJsonSchema({"type": "boolean"})]
-Count = Annotated[int, _text_only(_parse_count), WithJsonSchema({"type": "integer", "minimum": 1})]
-Share = Annotated[
-    Decimal,
-    _text_only(parse_share),
-    PlainSerializer(lambda value: f"{value.normalize():f}", return_type=str),
-    WithJsonSchema(
-        {"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{_NUMBER}$"}], "examples": ["31%", "4.2"]}
-    ),
-]
-MetricName = Annotated[
-    str,
-    _text_only(_parse_metric),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "enum": [str(metric) for metric in Metric]},
-                {"type": "string", "pattern": rf"^conversion\.{_NAME.pattern}$"},
-            ],
-            "examples": ["delivered_rate", "conversion.activated"],
-        }
-    ),
-]
-When = Annotated[str, _text_only(_parse_when), _schema(None, "not responded(welcome)")]
-Enrolment = Annotated[
-    Literal["once", "every_run"] | timedelta,
-    _text_only(_parse_enroll),
-    PlainSerializer(lambda value: value if isinstance(value, str) else write_duration(value), return_type=str),
-    _schema(re.compile(f"once|every_run|{_DURATION.pattern}"), "once", "every_run", "P90D"),
-]
-#: One text for everybody, or one per locale.
-Localized = Annotated[
-    str | dict[str, str],
-    BeforeValidator(_parse_localized),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "minLength": 1},
-                {
-                    "type": "object",
-                    "minProperties": 1,
-                    "propertyNames": {"pattern": f"^(?:{_LOCALE.pattern})$"},
-                    "additionalProperties": {"type": "string", "minLength": 1},
-                },
-            ]
-        }
-    ),
-]
-
-
-class Part(BaseModel):
-    """Base of everything in a plan: frozen, with no unknown fields, silent about its input in errors."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True, arbitrary_types_allowed=True
-    )
-
-
-class Target(Part):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
     """A bound that a metric must keep; shares are fractions of 1."""
 
     bound: Literal["at least", "at most"]
@@ -362,7 +199,7 @@ class Target(Part):
         """Return the target written as ``at least 40%`` or ``at most 4.2``; ValueError otherwise."""
         if isinstance(text, Target):
             return text
-        match = _TARGET.fullmatch(str(text))
+        match = TARGET.fullmatch(str(text))
         if not match:
             raise ValueError(f"{quoted(text)} is not a target; write `at least 40%` or `at most 2%`")
         value = Decimal(match[2])
@@ -374,9 +211,68 @@ class Target(Part):
         return f"{self.bound} {shown}"
 
 
-TargetText = Annotated[
-    Target,
-    _text_only(Target.parse),
-    PlainSerializer(str, return_type=str),
-    _schema(_TARGET, "at least 40%", "at most 2%"),
-]
+def parse_line(limit: int) -> Callable[[object], str]:
+    """Return a parser of text that fits on one line of `limit` characters."""
+
+    def parse(value: object) -> str:
+        text = str(value)
+        if not text.strip():
+            raise ValueError("is empty; write some text, or leave the line out")
+        if len(text) > limit or not text.isprintable():
+            raise ValueError(f"is not one line of at most {limit} characters; shorten it")
+        return text
+
+    return parse
+
+
+def parse_text(value: object) -> str:
+    """Return text that is not empty."""
+    if not str(value).strip():
+        raise ValueError("is empty; write some text, or leave the line out")
+    return str(value)
+
+
+def parse_metric(value: object) -> str:
+    """Return the name of a metric, or ``conversion.<name>``."""
+    text = str(value)
+    kind, dot, name = text.partition(".")
+    if kind == "conversion" and dot:
+        return f"conversion.{parse_name(name)}"
+    if text not in tuple(Metric):
+        likely = nearest(text, tuple(Metric))
+        known = f"did you mean {likely}?" if likely else f"write one of {', '.join(Metric)}, or conversion.<name>"
+        raise ValueError(f"{quoted(text)} is not a metric; {known}")
+    return text
+
+
+def parse_when(value: object) -> str:
+    """Return the text of a condition that can be read."""
+    condition.parse(str(value))
+    return str(value)
+
+
+def parse_enroll(value: object) -> Literal["once", "every_run"] | timedelta:
+    """Return a rule of enrolment: ``once``, ``every_run``, or once in a duration."""
+    if value == "once":
+        return "once"
+    if value == "every_run":
+        return "every_run"
+    try:
+        return parse_positive(value)
+    except ValueError:
+        raise ValueError(f"{quoted(value)} is not a rule of enrolment; write once, every_run or P90D") from None
+
+
+def parse_localized(value: object) -> object:
+    """Return one text, or one for each language."""
+    if isinstance(value, dict):
+        if not value:
+            raise ValueError("has no language; write one text, or one for each language")
+        for locale, text in value.items():
+            parse_locale(locale)
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"has no text for {locale}; write one")
+        return value
+    if isinstance(value, list | tuple):
+        raise ValueError("is a list where text belongs; write one text, or one for each language")
+    return parse_text(value)

@@ -12,8 +12,9 @@ from typing import Any, Union, get_args, get_origin
 from pydantic_core import ErrorDetails
 
 from commplan.errors import quoted
+from commplan.plan.field import Part
 from commplan.plan.model import Audience, EvaluationTime, Goal, Plan, SegmentChange, Source, Step
-from commplan.plan.notation import Part, nearest
+from commplan.plan.notation import nearest
 
 #: Fields that other versions of the plan file have; here nothing would follow from them.
 UNBUILT: Mapping[type[Part], tuple[str, ...]] = {

@@ -93,8 +93,11 @@ def share(part: int, whole: int) -> str:
 
 
 def _steps(evaluation: Evaluation) -> Section:
+    asking = {survey.step for survey in evaluation.surveys}
+
     def row(step: StepResult) -> tuple[Value, ...]:
         c = step.counts
+        by_email, by_sms = (channel in step.channels for channel in (Channel.EMAIL, Channel.SMS))
         return (
             step.step,
             " and ".join(channel_name(channel) for channel in step.channels),
@@ -102,14 +105,22 @@ def _steps(evaluation: Evaluation) -> Section:
             f"{c.accepted:,}",
             share(c.delivered, c.accepted),
             *(
-                share(part, c.delivered)
-                for part in (c.opened, c.clicked, c.replied, c.answered, c.opted_out, c.complained)
+                share(part, c.delivered) if known else "–"
+                for part, known in (
+                    (c.opened, by_email),
+                    (c.clicked, by_email),
+                    (c.replied, by_sms),
+                    (c.answered, step.step in asking),
+                    (c.opted_out, True),
+                    (c.complained, by_email),
+                )
             ),
         )
 
     return Section(
         title="Steps",
-        lead="Messages. Delivered is a share of accepted; everything to its right is a share of delivered.",
+        lead="Messages. Delivered is a share of accepted; everything to its right is a share of delivered. "
+        "A dash: the channel does not tell.",
         table=Table(
             head=(
                 "Step",
@@ -305,7 +316,8 @@ _METHOD = (
     "Assigned are people with at least one message that was not excluded when the run was planned; reach and "
     "conversion are shares of them.",
     "Delivery and bounces are shares of accepted messages; opens, clicks, responses, replies, answers, opt-outs and "
-    "complaints are shares of delivered ones. A response is a click, a reply or an answer.",
+    "complaints are shares of delivered ones. A response is a click, a reply or an answer. Opens, clicks and spam "
+    "reports are known of email only, replies of SMS only, so their goals count that channel alone.",
     "A conversion counts once per person, if it came after their first accepted message and within the goal's time, "
     "for the latest run of the plan that had written to them.",
     "A goal on a rate is met if even the worst that is not known yet leaves it met, missed if even the best leaves it "

@@ -15,13 +15,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
 
-import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from commplan.sandbox.browser import Browser
+from commplan.sandbox.client import Client
 from commplan.sandbox.config import SandboxConfig
 from commplan.sandbox.console import Console
 from commplan.sandbox.fault import Faults
@@ -35,17 +35,15 @@ from commplan.sandbox.twilio import Twilio
 from commplan.sandbox.visit import Visitor
 from commplan.sandbox.webhook import Callbacks, EventFeed
 
-_CONNECTIONS = httpx.Limits(max_connections=96, max_keepalive_connections=64, keepalive_expiry=4)
-
 
 def create_app(config: SandboxConfig) -> Starlette:
     """Return the sandbox as an ASGI application; people act while its lifespan is on."""
-    transport = httpx.AsyncHTTPTransport(limits=_CONNECTIONS, trust_env=False)
+    client = Client()
     schedule = Schedule(config.clock)
     truth = Truth()
-    feed = EventFeed(config, schedule, transport)
-    callbacks = Callbacks(config, schedule, transport)
-    visitor = Visitor(config, schedule, Browser(transport, config.may_follow))
+    feed = EventFeed(config, schedule, client)
+    callbacks = Callbacks(config, schedule, client)
+    visitor = Visitor(config, schedule, Browser(client, config.may_follow))
     faults = Faults(config.seed, config.switches.faults)
     mailboxes = Mailboxes(config, schedule, truth, feed, visitor)
     handsets = Handsets(config, schedule, truth, callbacks, visitor)
@@ -62,6 +60,7 @@ def create_app(config: SandboxConfig) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await client.open()
         running = asyncio.create_task(schedule.run())
         try:
             yield
@@ -69,7 +68,7 @@ def create_app(config: SandboxConfig) -> Starlette:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             await schedule.close()
-            await transport.aclose()
+            await client.close()
             await site.close()
 
     routes = [

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from urllib.parse import urlencode, urljoin
 
-import httpx
-
+from commplan.sandbox.client import Client, NoAnswerError, NotReachedError
 from commplan.sandbox.dice import Dice
 
-_TIMEOUT = {"connect": 5.0, "read": 10.0, "write": 10.0, "pool": 10.0}
+#: Machine seconds.
+_CONNECT, _READ = 5.0, 10.0
 _REDIRECTS = 3
 _AGENT = "Mozilla/5.0 (sandbox)"
 _SCANNER_AGENT = "Mozilla/5.0 (compatible; LinkScanner/1.0)"
@@ -51,8 +51,8 @@ class Page:
 class Browser:
     """Opens pages over HTTP, without cookies, each visit for itself."""
 
-    def __init__(self, transport: httpx.AsyncBaseTransport, may_follow: Callable[[str], bool]) -> None:
-        self._transport = transport
+    def __init__(self, client: Client, may_follow: Callable[[str], bool]) -> None:
+        self._client = client
         self._may_follow = may_follow
 
     async def get(self, url: str) -> Page:
@@ -82,23 +82,17 @@ class Browser:
             headers = {"User-Agent": agent, "Accept": "text/html"}
             if body is not None:
                 headers["Content-Type"] = "application/x-www-form-urlencoded"
-            request = httpx.Request(
-                method, url.partition("#")[0], content=body, headers=headers, extensions={"timeout": _TIMEOUT}
-            )
             try:
-                response = await self._transport.handle_async_request(request)
-                try:
-                    content = await response.aread()
-                finally:
-                    await response.aclose()
-            except httpx.TransportError:
+                answer = await self._client.send(
+                    method, url.partition("#")[0], body=body, headers=headers, connect=_CONNECT, read=_READ
+                )
+            except (NotReachedError, NoAnswerError):
                 return Page(status=0, url=url)
-            if not 300 <= response.status_code < 400 or "location" not in response.headers:
-                kind = response.headers.get("content-type", "")
-                forms = _forms(content, url) if kind.startswith("text/html") else ()
-                return Page(status=response.status_code, url=url, forms=forms)
-            url = urljoin(url, response.headers["location"])
-            if response.status_code not in {307, 308}:
+            if not 300 <= answer.status < 400 or answer.location is None:
+                forms = _forms(answer.content, url) if answer.content_type == "text/html" else ()
+                return Page(status=answer.status, url=url, forms=forms)
+            url = urljoin(url, answer.location)
+            if answer.status not in {307, 308}:
                 method, body = "GET", None
         return Page(status=0, url=url)
 

@@ -143,7 +143,7 @@ class Handsets:
         self._schedule.at(moment, partial(self._sent, text, moment))
 
     def _sent(self, text: Text, moment: float) -> None:
-        text.happened("sent", moment)
+        self._truth.note(text, "sent", moment)
         self._status(text, "sent", moment)
         person = self._person(text)
         dice = person.nth(text.nth)
@@ -156,11 +156,11 @@ class Handsets:
 
     def _fail(self, text: Text, moment: float, error: tuple[int, str], status: str) -> None:
         text.error = error
-        text.happened("undelivered", moment)
+        self._truth.note(text, "undelivered", moment)
         self._status(text, status, moment)
 
     def _deliver(self, text: Text, moment: float, person: Person) -> None:
-        text.happened("delivered", moment)
+        self._truth.note(text, "delivered", moment)
         self._status(text, "delivered", moment)
         urls = _URL.findall(text.body)
         for act in person.sms_acts(text.nth, invites=bool(self._visitor.find(urls, Place.SETUP))):
@@ -173,24 +173,20 @@ class Handsets:
         match act.deed:
             case Deed.VISIT | Deed.CLICK:
                 for url in self._visitor.find(urls, Place.SETUP, Place.PAGE, Place.SURVEY)[:1]:
-                    text.happened("visited", moment)
+                    self._truth.note(text, "visited", moment)
                     await self._visitor.look(url)
             case Deed.CONVERT:
                 for url in self._visitor.find(urls, Place.SETUP)[:1]:
-                    await self._visitor.set_up(url, partial(self._happened, text, "converted"))
+                    await self._visitor.set_up(url, partial(self._truth.note, text, "converted"))
             case Deed.REPLY:
-                text.happened("replied", moment)
+                self._truth.note(text, "replied", moment)
                 self._reply(text, person.reply(text.nth, language), moment)
             case Deed.STOP:
-                text.happened("replied", moment)
-                text.happened("opted_out", moment)
+                self._truth.note(text, "replied", moment)
+                self._truth.note(text, "opted_out", moment)
                 self._reply(text, person.stop_word(text.nth, language), moment)
             case _:
                 pass  # the other deeds are of mailboxes, or leave no trace
-
-    @staticmethod
-    def _happened(text: Text, what: str, moment: float) -> None:
-        text.happened(what, moment)
 
     def _status(self, text: Text, status: str, moment: float) -> None:
         text.status, text.updated_at = status, moment

@@ -184,7 +184,7 @@ class Mailboxes:
                 await self._click(mail, person, moment)
             case Deed.CONVERT:
                 for url in self._visitor.find(mail.urls, Place.SETUP)[:1]:
-                    await self._visitor.set_up(url, partial(self._happened, mail, "converted"))
+                    await self._visitor.set_up(url, partial(self._truth.note, mail, "converted"))
             case Deed.ANSWER:
                 await self._answer(mail, person)
             case Deed.UNSUBSCRIBE | Deed.ONE_CLICK:
@@ -196,7 +196,7 @@ class Mailboxes:
                 pass  # the other deeds are of telephones, or leave no trace
 
     async def _scan(self, mail: Mail, moment: float) -> None:
-        self._happened(mail, "scanned", moment)
+        self._truth.note(mail, "scanned", moment)
         urls = mail.urls + ([mail.one_click] if mail.one_click else [])
         await self._visitor.scan(dict.fromkeys(urls))
         if self._config.switches.scanner_clicks:
@@ -206,7 +206,7 @@ class Mailboxes:
     def _open(self, mail: Mail, moment: float, agent: str, *, by_machine: bool) -> None:
         happening = "machine_opened" if by_machine else "opened"
         if not mail.tracking.opens:
-            self._happened(mail, happening, moment)
+            self._truth.note(mail, happening, moment)
             return
         fields: dict[str, object] = {"useragent": agent, "ip": "203.0.113.10", "sg_content_type": "html"}
         if by_machine:
@@ -222,7 +222,7 @@ class Mailboxes:
             return
         url = wanted[0] if len(wanted) == 1 else person.nth(mail.nth).pick("link", [wanted[0], *wanted])
         position = next(at for at, link in links.items() if link.url == url)
-        self._happened(mail, "visited", moment)
+        self._truth.note(mail, "visited", moment)
         self._click_event(mail, links[position], position, moment, person.nth(0).pick("browser", _BROWSERS))
         await self._visitor.look(url)
 
@@ -239,14 +239,14 @@ class Mailboxes:
     async def _answer(self, mail: Mail, person: Person) -> None:
         def done(moment: float, score: int | None) -> None:
             mail.score = score
-            self._happened(mail, "answered", moment)
+            self._truth.note(mail, "answered", moment)
 
         for url in self._visitor.find(mail.urls, Place.SURVEY)[:1]:
             words = person.comment(mail.nth, mail.language)
             await self._visitor.answer(url, person.nth(mail.nth), person.pleased, words, done)
 
     async def _unsubscribe(self, mail: Mail, moment: float, *, prefers_button: bool) -> None:
-        done = partial(self._happened, mail, "unsubscribed")
+        done = partial(self._truth.note, mail, "unsubscribed")
         pages = self._visitor.find(mail.urls, Place.UNSUBSCRIBE)
         if mail.one_click and (prefers_button or not pages):
             await self._visitor.one_click(mail.one_click, done)
@@ -256,12 +256,8 @@ class Mailboxes:
             self.suppressed[mail.to.casefold()] = UNSUBSCRIBED_BEFORE
             self._report(mail, "unsubscribe", moment, {}, happening="unsubscribed")
 
-    @staticmethod
-    def _happened(mail: Mail, what: str, moment: float) -> None:
-        mail.happened(what, moment)
-
     def _report(self, mail: Mail, event: str, moment: float, fields: Mapping[str, object], *, happening: str) -> None:
-        mail.happened(happening, moment)
+        self._truth.note(mail, happening, moment)
         if happening in {"processed", "deferred", "delivered", "bounced", "blocked", "dropped"}:
             mail.status = happening
         known: dict[str, object] = {

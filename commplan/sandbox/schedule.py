@@ -21,7 +21,7 @@ log = logging.getLogger("commplan.sandbox")
 Action = Callable[[], Awaitable[None] | None]
 
 #: Requests of simulated people and webhooks in flight at once.
-_IN_FLIGHT = 48
+_IN_FLIGHT = 32
 #: Actions between two turns of the event loop, so that requests are answered meanwhile.
 _PER_TURN = 100
 

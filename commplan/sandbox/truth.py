@@ -59,13 +59,6 @@ class Record:
     score: int | None = None
     times: dict[str, float] = field(default_factory=dict)
 
-    def happened(self, what: str, moment: float) -> bool:
-        """Note that something happened; False if it had happened before."""
-        if what in self.times:
-            return False
-        self.times[what] = moment
-        return True
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
@@ -84,6 +77,7 @@ class Truth:
         self._records: list[Record] = []
         self._content: OrderedDict[str, Content] = OrderedDict()
         self._messages_to: Counter[tuple[Channel, str]] = Counter()
+        self._counts: dict[Channel, Counter[str]] = {channel: Counter() for channel in Channel}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -96,6 +90,7 @@ class Truth:
     def add(self, record: Record, content: Content) -> None:
         """Keep a record for ever and its content for a while."""
         self._records.append(record)
+        self._counts[record.channel]["accepted"] += 1
         self._content[record.provider_id] = content
         if len(self._content) > _KEPT:
             self._content.popitem(last=False)
@@ -109,14 +104,18 @@ class Truth:
         for record in self._records[start:stop]:
             yield json.dumps(_shown(record), ensure_ascii=False) + "\n"
 
+    def note(self, record: Record, what: str, moment: float) -> None:
+        """Note that something happened to a message; only the first time counts."""
+        if what not in record.times:
+            record.times[what] = moment
+            self._counts[record.channel][what] += 1
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return for each channel how many messages were accepted and to how many each thing happened."""
-        counts: dict[str, Counter[str]] = {channel.value: Counter() for channel in Channel}
-        for record in self._records:
-            tally = counts[record.channel.value]
-            tally["accepted"] += 1
-            tally.update(record.times.keys())
-        return {channel: {name: tally[name] for name in ("accepted", *HAPPENINGS)} for channel, tally in counts.items()}
+        return {
+            channel.value: {name: counts[name] for name in ("accepted", *HAPPENINGS)}
+            for channel, counts in self._counts.items()
+        }
 
 
 def _shown(record: Record) -> dict[str, object]:

@@ -18,10 +18,10 @@ from functools import partial
 from hashlib import sha1
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import httpx
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from commplan.sandbox.client import Client, NoAnswerError, NotReachedError
 from commplan.sandbox.config import SandboxConfig
 from commplan.sandbox.dice import Dice
 from commplan.sandbox.schedule import Schedule
@@ -33,10 +33,9 @@ _BATCH_BYTES = 768_000
 _SHORTEST_BATCH = 0.2
 #: Machine seconds between tries of one event POST: doubling from the first to the longest.
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 60.0
-_EVENT_TIMEOUT = {"connect": 10.0, "read": 10.0, "write": 10.0, "pool": 10.0}
+_EVENT_TIMEOUT = 10.0
 #: Twilio's time-outs and the time after which it gives a callback up.
-_CALLBACK_TIMEOUT = {"connect": 5.0, "read": 15.0, "write": 15.0, "pool": 5.0}
-_CALLBACK_TOTAL = 15.0
+_CALLBACK_CONNECT, _CALLBACK_READ, _CALLBACK_TOTAL = 5.0, 15.0, 15.0
 _FIRST_CALLBACK_RETRY = 0.2
 
 Event = dict[str, object]
@@ -45,11 +44,11 @@ Event = dict[str, object]
 class EventFeed:
     """SendGrid's event webhook: what is emitted gathers, and goes out in signed POSTs."""
 
-    def __init__(self, config: SandboxConfig, schedule: Schedule, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, config: SandboxConfig, schedule: Schedule, client: Client) -> None:
         self._config = config
         self._switches = config.switches
         self._schedule = schedule
-        self._transport = transport
+        self._client = client
         self._url = config.public_url.rstrip("/") + "/hooks/sendgrid/events"
         key = serialization.load_pem_private_key(config.webhook_private_key.encode(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -115,8 +114,11 @@ class EventFeed:
             "X-Twilio-Email-Event-Webhook-Timestamp": stamp,
         }
         try:
-            status = await _send(self._transport, self._url, body, headers, _EVENT_TIMEOUT)
-        except httpx.TransportError:
+            answer = await self._client.send(
+                "POST", self._url, body=body, headers=headers, connect=_EVENT_TIMEOUT, read=_EVENT_TIMEOUT
+            )
+            status = answer.status
+        except (NotReachedError, NoAnswerError):
             status = 0
         if 200 <= status < 300:
             self.unposted -= len(batch)
@@ -130,10 +132,10 @@ class EventFeed:
 class Callbacks:
     """Twilio's webhooks: one signed form POST each, repeated as the fragment of its URL says."""
 
-    def __init__(self, config: SandboxConfig, schedule: Schedule, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, config: SandboxConfig, schedule: Schedule, client: Client) -> None:
         self._config = config
         self._schedule = schedule
-        self._transport = transport
+        self._client = client
         self._called = 0
         #: Callbacks that were given up: the receiver never learned of them.
         self.given_up = 0
@@ -165,15 +167,17 @@ class Callbacks:
             "X-Twilio-Signature": twilio_signature(self._config.auth_token, callback.url, callback.params),
         }
         try:
-            status = await _send(self._transport, callback.url, body, headers, _CALLBACK_TIMEOUT)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
+            answer = await self._client.send(
+                "POST", callback.url, body=body, headers=headers, connect=_CALLBACK_CONNECT, read=_CALLBACK_READ
+            )
+        except NotReachedError:
             failure = "ct"
-        except httpx.TransportError:
+        except NoAnswerError:
             failure = "rt"
         else:
-            if status < 400:
+            if answer.status < 400:
                 return
-            failure = "4xx" if status < 500 else "5xx"
+            failure = "4xx" if answer.status < 500 else "5xx"
         wait = _FIRST_CALLBACK_RETRY * 2**tried
         if callback.rules.allow(failure, tried) and time.monotonic() - callback.started + wait < _CALLBACK_TOTAL:
             self._schedule.after(wait, partial(self._post, callback, tried + 1))
@@ -214,23 +218,6 @@ def twilio_signature(auth_token: str, url: str, params: Mapping[str, str]) -> st
 def new_event_id() -> str:
     """Return a fresh ``sg_event_id``."""
     return secrets.token_urlsafe(16)
-
-
-async def _send(
-    transport: httpx.AsyncBaseTransport,
-    url: str,
-    body: bytes,
-    headers: Mapping[str, str],
-    timeout: Mapping[str, float],
-) -> int:
-    # The transport without httpx's client around it: no redirects, no cookies, no proxies, and half the work.
-    request = httpx.Request("POST", url, content=body, headers=headers, extensions={"timeout": dict(timeout)})
-    response = await transport.handle_async_request(request)
-    try:
-        await response.aread()
-    finally:
-        await response.aclose()
-    return response.status_code
 
 
 def _serialised(events: Sequence[Event]) -> bytes:

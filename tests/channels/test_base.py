@@ -50,13 +50,14 @@ def test_a_channel_that_is_not_used_needs_no_credentials() -> None:
     open_gateways(_settings(sms={"account_sid": None, "auth_token": None}), channels=[Channel.EMAIL]).close()
 
 
-@pytest.mark.parametrize("key", ["key\n", "two keys", "ключ", " "])
+@pytest.mark.parametrize("key", ["sg-1\n", "sg-1 sg-2", "ключ", " "])
 def test_a_credential_that_cannot_stand_in_a_header_is_refused_without_showing_it(key: str) -> None:
     settings = _settings({"api_key": SecretStr(key)})
     assert _places(settings) == ["COMMPLAN_EMAIL__API_KEY"]
     with pytest.raises(InputError) as caught:
         open_gateways(settings)
-    assert key.strip() == "" or key.strip() not in str(caught.value)
+    assert "sg-" not in str(caught.value)
+    assert "ключ" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

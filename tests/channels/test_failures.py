@@ -6,7 +6,7 @@ import errno
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -69,12 +69,12 @@ def test_any_error_before_writing_means_not_sent_and_any_later_one_unknown(kind:
     assert type(of_transport(error, Stage.EXCHANGE)) is UnknownError
 
 
-@pytest.mark.parametrize("number", sorted(errno.errorcode))
-def test_any_errno_means_the_same(number: int) -> None:
-    error = OSError(number, "Ann@person.example.com")
-    assert type(of_transport(error, Stage.CONNECT)) is TransientError
-    assert type(of_transport(error, Stage.EXCHANGE)) is UnknownError
-    assert "Ann" not in str(of_transport(error, Stage.EXCHANGE))
+def test_any_errno_means_the_same_and_its_text_is_not_kept() -> None:
+    for number in errno.errorcode:
+        error = OSError(number, "Ann@person.example.com")
+        assert type(of_transport(error, Stage.CONNECT)) is TransientError
+        assert type(of_transport(error, Stage.EXCHANGE)) is UnknownError
+        assert "Ann" not in str(of_transport(error, Stage.EXCHANGE))
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -85,22 +85,12 @@ def test_no_row_stands_behind_one_that_takes_its_place(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("of", [of_sendgrid, of_twilio])
-@pytest.mark.parametrize("status", range(100, 600))
-def test_every_status_is_something_whatever_comes_with_it(of: type[DeliveryError], status: int) -> None:
-    plain = of(status, {}, b"")
-    assert isinstance(plain, DeliveryError)
-    assert plain.status == status
-    for body in (
-        b"<html>",
-        b"[]",
-        b"null",
-        b'{"errors": 1}',
-        b'{"errors": [1]}',
-        b'{"code": "x"}',
-        b"\xff",
-        b"[" * 9999,
-    ):
-        assert type(of(status, {}, body)) is type(plain)
+def test_every_status_is_something_whatever_comes_with_it(of: Callable[..., DeliveryError]) -> None:
+    nonsense = (b"<html>", b"[]", b"null", b'{"errors": 1}', b'{"errors": [1]}', b'{"code": "x"}', b"\xff", b"[" * 9999)
+    for status in range(100, 600):
+        plain = of(status, {}, b"")
+        assert (plain.status, plain.code) == (status, None)
+        assert {type(of(status, {}, body)) for body in nonsense} == {type(plain)}
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 408, 409, 499, 500, 502, 503, 504, 599])
@@ -204,6 +194,6 @@ def test_the_readme_shows_the_tables() -> None:
         *(_row(f"SendGrid names `{field}`", row) for field, row in SENDGRID_FIELDS.items()),
         *(_row(f"Twilio {code}", row) for code, row in TWILIO_CODES.items()),
     ]
-    text = _README.read_text(encoding="utf-8")
+    text = _README.read_text(encoding="utf-8").partition("## The tables")[2]
     shown = [line for line in text.splitlines() if line.startswith("| ") and "| outcome |" not in line]
     assert shown == rows, "\n".join(rows)

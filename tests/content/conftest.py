@@ -29,7 +29,12 @@ def build_plan(**changes: object) -> Plan:
         "audience": {
             "people": "customers",
             "source": {"contacts": "customers"},
-            "contact": {"id": "id", "email": "email", "phone": "phone"},
+            "contact": {
+                "id": "id",
+                "email": "email",
+                "phone": "phone",
+                "consent": {"email": "may_email", "sms": "may_text"},
+            },
         },
         "sequence": [
             {"step": "hello", "channel": "email", "content": "hello"},
@@ -69,7 +74,7 @@ class Press:
         )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def press() -> Callable[..., Press]:
     """Return a maker of presses: ``press({file: text}, purpose="marketing")``."""
 
@@ -79,15 +84,13 @@ def press() -> Callable[..., Press]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mjml() -> Callable[[str], str]:
     """Return a maker of mails around the elements of one column."""
     return lambda elements: MAIL + BODY % elements
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plan() -> Callable[..., Plan]:
     """Return a maker of small plans."""
     return build_plan
-
-

@@ -100,12 +100,12 @@ class ScriptedProvider:
         return act
 
     @staticmethod
-    def trickle(data: bytes, *, pause: float) -> Act:
-        """Write one byte after the other, each long before any time-out for a single read."""
+    def trickle(*pieces: bytes, pause: float) -> Act:
+        """Write one piece after the other, each before any time-out for a single read."""
 
         def act(provider: ScriptedProvider, connection: socket.socket) -> bool:
-            for at in range(len(data)):
-                connection.sendall(data[at : at + 1])
+            for piece in pieces:
+                connection.sendall(piece)
                 if provider.over.wait(pause):
                     break
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
+from commplan import evaluation, metrics
+from commplan.evaluation import Evaluation
 from commplan.ids import RunId
 from commplan.plan import Plan
 from commplan.pricing import Prices, read_prices
-from commplan.store import Store
+from commplan.settings import Settings
+from commplan.store import Store, open_store
 from commplan.store.tables import (
     answers,
     attempts,
@@ -68,7 +71,11 @@ PLAN: dict[str, Any] = {
         "segments": [{"name": "vip", "if": "lifetime_value >= 1000"}, {"name": "new"}],
     },
     "conversions": {
-        "activated": {"sql": "select customer_id, activated_at from customers", "contact": "customer_id", "at": "activated_at"}
+        "activated": {
+            "sql": "select customer_id, activated_at from customers",
+            "contact": "customer_id",
+            "at": "activated_at",
+        }
     },
     "sequence": [
         {"step": "welcome", "channel": "email", "content": "welcome"},
@@ -166,10 +173,7 @@ class Ledger:
 
     def save(self) -> RunId:
         """Write the run."""
-        every = dict.fromkeys(
-            "channel state reason address_key slot_values parts batch_id attempt_id accepted_at delivered_at failed_at "
-            "opened_at machine_opened_at clicked_at replied_at answered_at opted_out_at complained_at".split()
-        )
+        every = dict.fromkeys(column.name for column in messages.columns)
         with self.store.write() as connection:
             if not connection.execute(select(bundles)).all():
                 connection.execute(insert(bundles).values(digest="d" * 64, files="{}"))
@@ -229,7 +233,9 @@ class Ledger:
                 if rows:
                     connection.execute(insert(table), [at | row for row in rows])
             for name, asked_at, succeeded in self.asked:
-                connection.execute(insert(gatherings).values(run_id=run_id, name=name, at=asked_at, succeeded=succeeded))
+                connection.execute(
+                    insert(gatherings).values(run_id=run_id, name=name, at=asked_at, succeeded=succeeded)
+                )
             for n in range(self.replied):
                 connection.execute(
                     insert(replies).values(
@@ -246,8 +252,31 @@ def _row(channel: str, state: str, at: datetime | None, facts: dict[str, Any]) -
 
 @pytest.fixture
 def ledger(store: Store) -> Callable[..., Ledger]:
-    """Start a run in the store."""
+    """Start a run, on each database."""
     return lambda **kwargs: Ledger(store, **kwargs)
+
+
+@pytest.fixture
+def run(settings: Settings) -> Iterator[Ledger]:
+    """Start a run on SQLite, for tests of what is made of the counts."""
+    opened = open_store(settings)
+    yield Ledger(opened)
+    opened.dispose()
+
+
+@pytest.fixture
+def assess(make_plan: Callable[..., Plan], prices: Prices) -> Callable[..., Evaluation]:
+    """Save a run and evaluate it `days` after its start."""
+
+    def evaluated(run: Ledger, *, days: float = 20, plan: Plan | None = None, sandbox: bool = True) -> Evaluation:
+        plan = plan or make_plan()
+        run_id = run.save()
+        with run.store.read() as connection:
+            counted = metrics.measure(connection, run_id=run_id, plan=plan)
+        key = f"{run.plan}@{run.occurrence}"
+        return evaluation.evaluate(counted, plan, prices, run_key=key, now=START + days * DAY, sandbox=sandbox)
+
+    return evaluated
 
 
 @pytest.fixture

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+import httpx
 import pytest
+import uvicorn
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import SecretStr
 from sqlalchemy import Row, insert, select
 from twilio.request_validator import RequestValidator
 
@@ -26,6 +32,7 @@ from commplan.store import Store
 from commplan.store.tables import attempts, batches, messages, recipients, suppressions
 from commplan.terms import MessageState
 from commplan.tracking import Applied, PostKind
+from commplan.web.app import create_app
 
 PLAN = """
 plan: onboarding
@@ -267,11 +274,36 @@ def signer() -> Signer:
     return Signer()
 
 
+@contextmanager
+def serving(store: Store, settings: Settings) -> Iterator[httpx.Client]:
+    """Run the real server on a free port; what it keeps is applied by the test."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = create_app(store, settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+        yield client
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture
+def serve():  # type: ignore[no-untyped-def]
+    return serving
+
+
+@pytest.fixture
+def client(store: Store, signed_settings: Settings) -> Iterator[httpx.Client]:
+    with serving(store, signed_settings) as opened:
+        yield opened
+
+
 @pytest.fixture
 def signed_settings(settings: Settings, signer: Signer) -> Settings:
     """Settings that know the signer's keys."""
-    from pydantic import SecretStr
-
     return settings.model_copy(
         update={
             "public_url": "https://mail.sender.example.com/cp",

@@ -1,0 +1,204 @@
+"""The whole document: figures that can be counted by hand, costs, lessons, and a digest that means something."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import jsonschema
+import pytest
+
+from commplan import evaluation
+from commplan.evaluation import Evaluation
+from commplan.evaluation.wording import REASONS, STATES
+from commplan.terms import Channel, MessageState, Reason, Verdict
+
+START = datetime(2026, 12, 1, 2, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def _campaign(run):
+    """Ten people of two segments: seven delivered, two clicked, three converted."""
+    email, sms = run.email, run.sms
+    spared = sms("not_needed", reason="condition_false")
+    survey = email(at=START + 5 * DAY)
+    for n in range(2):
+        answered = survey | {"answered_at": START + 6 * DAY}
+        run.person(
+            email(opened_at=START, clicked_at=START),
+            spared,
+            answered,
+            segment="vip",
+            activated=START + DAY,
+            score=4 + n,
+        )
+    run.person(email(opened_at=START), sms(parts=2, replied_at=START + 3 * DAY), survey, activated=START + 4 * DAY)
+    for country in ("CN", "DE", None):
+        run.person(email(), sms(parts=2), survey, country=country, locale="zh-CN")
+    run.person(email(), sms("excluded", reason="no_phone"), survey)
+    run.person(email("failed", reason="bounced"), sms("not_needed", reason="condition_unknown"), email("not_needed"))
+    for _ in range(2):
+        gone = [row("excluded", reason="no_email") for row in (email, sms, email)]
+        run.person(*gone, segment="new")
+    run.asked = [("activated", START + 13 * DAY, True)]
+
+
+def test_the_funnel_counts_people(run, assess):
+    _campaign(run)
+    assert [(stage.name, stage.count) for stage in assess(run).funnel] == [
+        ("audience", 10),
+        ("reachable", 8),
+        ("accepted", 8),
+        ("delivered", 7),
+        ("opened", 3),
+        ("clicked", 2),
+        ("activated", 3),
+    ]
+
+
+def test_the_books_of_every_step_balance(run, assess):
+    _campaign(run)
+    result = assess(run)
+    assert result.balanced
+    for step in result.steps:
+        assert sum(step.states.values()) == result.audience == 10
+    assert result.steps[1].states == {
+        MessageState.EXCLUDED: 3,
+        MessageState.DELIVERED: 4,
+        MessageState.NOT_NEEDED: 3,
+    }
+
+
+def test_a_missing_row_is_shown_as_a_difference(run, assess):
+    _campaign(run)
+    run.rows.pop()
+    result = assess(run)
+    assert not result.balanced
+    assert [step.difference for step in result.steps] == [0, 0, 1]
+    assert any("off by 1" in note for note in result.notes)
+
+
+def test_reasons_are_counted_by_step_largest_first(run, assess):
+    _campaign(run)
+    rows = [(row.state, row.reason, row.messages) for row in assess(run).steps[1].reasons]
+    assert rows == [
+        (MessageState.EXCLUDED, Reason.NO_EMAIL, 2),
+        (MessageState.NOT_NEEDED, Reason.CONDITION_FALSE, 2),
+        (MessageState.EXCLUDED, Reason.NO_PHONE, 1),
+        (MessageState.NOT_NEEDED, Reason.CONDITION_UNKNOWN, 1),
+    ]
+
+
+def test_cost_is_accepted_mails_and_parts_at_the_price_of_their_country(run, assess):
+    _campaign(run)
+    cost = assess(run).cost
+    lines = [
+        (line.step, line.channel, line.country, line.quantity, line.amount, line.by_default) for line in cost.lines
+    ]
+    assert lines == [
+        ("welcome", Channel.EMAIL, None, 8, Decimal("0.008"), False),
+        ("nudge", Channel.SMS, None, 2, Decimal("0.1"), True),
+        ("nudge", Channel.SMS, "CN", 2, Decimal("0.08"), False),
+        ("nudge", Channel.SMS, "DE", 2, Decimal("0.1"), True),
+        ("nudge", Channel.SMS, "US", 2, Decimal("0.02"), False),
+        ("survey", Channel.EMAIL, None, 7, Decimal("0.007"), False),
+    ]
+    assert cost.total == Decimal("0.315") == sum(line.amount for line in cost.lines)
+    assert any(note.startswith("4 SMS parts cost the default price") for note in assess(run_again(run)).notes)
+
+
+def run_again(run):
+    """The same people under another occurrence."""
+    run.occurrence += "+"
+    return run
+
+
+def test_old_prices_are_pointed_out(run, assess):
+    _campaign(run)
+    assert not any("year old" in note for note in assess(run, days=300).notes)
+    assert any("year old" in note for note in assess(run_again(run), days=400).notes)
+
+
+def test_a_source_that_fell_silent_is_pointed_out(run, assess):
+    _campaign(run)
+    run.asked.append(("activated", START + 14 * DAY, False))
+    assert any("did not answer" in note for note in assess(run).notes)
+
+
+def test_segments_follow_the_plans_order_and_add_up(run, assess):
+    _campaign(run)
+    run.person(run.email(), segment=None)
+    result = assess(run)
+    assert [segment.segment for segment in result.segments] == ["vip", "new", None]
+    for place, stage in enumerate(result.segments[0].stages):
+        if stage.name in {stage.name for stage in result.funnel}:
+            whole = sum(segment.stages[place].count for segment in result.segments)
+            assert whole == next(s.count for s in result.funnel if s.name == stage.name)
+    for goal in result.goals:
+        if goal.numerator is not None:
+            rates = [rate for segment in result.segments for rate in segment.rates if rate.goal == goal.id]
+            assert sum(rate.numerator for rate in rates) == goal.numerator
+            assert sum(rate.denominator for rate in rates) == goal.denominator
+
+
+@pytest.mark.parametrize(("vips", "differs"), [(60, True), (6, False)])
+def test_segments_are_said_to_differ_only_beyond_chance(run, assess, vips, differs):
+    for n in range(vips):
+        run.person(run.email(clicked_at=START if n % 3 else None), segment="vip")
+        run.person(run.email(clicked_at=None if n % 3 else START), segment="new")
+    result = assess(run)
+    told = [lesson for lesson in result.lessons if "segment vip" in lesson]
+    assert bool(told) is differs
+    assert all(
+        rate.differs is differs for segment in result.segments for rate in segment.rates if rate.goal == "respond"
+    )
+
+
+def test_the_largest_loss_is_named_with_its_reason(run, assess):
+    _campaign(run)
+    assert assess(run).lessons[0] == (
+        "Most people were lost at step “welcome”: 3 of 10 (30.0%). The largest part, 2, ended as excluded: no email "
+        "address on record."
+    )
+
+
+def test_a_follow_up_claims_no_effect_that_was_not_compared(run, assess):
+    _campaign(run)
+    [told] = [lesson for lesson in assess(run).lessons if lesson.startswith("Follow-up")]
+    assert "delivered to 4 people and left out for 2" in told
+    assert "1 of those it reached (25.0%) responded" in told
+    assert "control group cannot say" in told
+
+
+def test_machine_opens_are_shown_apart(run, assess):
+    run.person(run.email(machine_opened_at=START))
+    result = assess(run)
+    assert result.steps[0].counts.opened == 0
+    assert any("opened 1 delivered message" in note for note in result.notes)
+
+
+def test_an_empty_run_is_provisional_and_decides_nothing(run, assess):
+    result = assess(run)
+    assert result.provisional
+    assert {goal.verdict for goal in result.goals} == {Verdict.INCONCLUSIVE}
+    assert result.lessons == ()
+
+
+def test_the_digest_changes_with_what_was_found_and_not_with_the_time_of_asking(run, assess):
+    _campaign(run)
+    first = assess(run)
+    later = first.model_copy(update={"evaluated_at": first.evaluated_at + DAY})
+    assert later.digest == first.digest
+    assert first.model_copy(update={"replies": 1}).digest != first.digest
+
+
+def test_the_document_survives_json_and_keeps_to_its_schema(run, assess):
+    _campaign(run)
+    result = assess(run)
+    schema = evaluation.json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(result.model_dump(mode="json"))
+    assert Evaluation.model_validate_json(result.model_dump_json()) == result
+
+
+def test_every_state_and_reason_has_words():
+    assert REASONS.keys() == set(Reason)
+    assert STATES.keys() == set(MessageState)

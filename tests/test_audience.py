@@ -1,0 +1,899 @@
+"""The audience: read-only, counted to the last row, the same however often it is asked for, and kept up to date."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+import phonenumbers
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, insert, select, text, update
+from sqlalchemy.engine import make_url
+
+from commplan import audience
+from commplan.audience.address import read_email, read_phone, validated_email, validated_phone
+from commplan.audience.person import Reader, read_consent, read_locale, read_zone
+from commplan.audience.source import CHUNK, Source, as_utc
+from commplan.errors import InputError, RunError
+from commplan.ids import Keyring, RunId
+from commplan.plan import ContactColumns, Plan
+from commplan.store import Store
+from commplan.store.tables import bundles, enrolments, messages, recipients, runs
+from commplan.terms import Reason
+
+NOON = datetime(2026, 12, 1, 2, 0, tzinfo=UTC)
+SINCE = datetime(2026, 11, 1, tzinfo=ZoneInfo("Asia/Shanghai"))
+TABLE = """CREATE TABLE customers (customer_id integer, full_name text, email text, mobile text, lang text, tz text,
+    signed_up_at {time}, lifetime_value integer, sms_opt_in text)"""
+PEOPLE: list[tuple[object, ...]] = [
+    (1, "Ann", "Ann.Lee@Person.Example.com", "+1 202-555-0123", "en_gb", "Europe/London", "2026-11-20 10:00", 1500, "1"),
+    (2, "李雷", "lilei@person.example.com", "+8613800138000", "zh-cn", "Asia/Shanghai", "2026-11-21 10:00", 10, "yes"),
+    (3, "Bob", "bob@", "12", "klingon", "Mars/Base", "2026-11-22 10:00:00", None, "maybe"),
+    (4, "Cai", None, "2025550124", None, None, "2026-11-23 10:00:00", 1000, "0"),
+    (None, "Nobody", "nobody@person.example.com", None, None, None, "2026-11-24 10:00:00", 0, None),
+    (2, "Again", "again@person.example.com", None, None, None, "2026-11-25 10:00:00", 0, None),
+    (5, "Old", "old@person.example.com", None, None, None, "2026-10-31 23:59:59", 0, None),
+    (6, "First", "first@person.example.com", None, None, None, "2026-11-01 00:00:00", 0, None),
+]  # fmt: skip
+
+
+class Crm:
+    """The organisation's database of a test, written to past commplan."""
+
+    def __init__(self, url: str, time: str) -> None:
+        self.url = url
+        self._engine = create_engine(make_url(url))
+        self.write(TABLE.format(time=time))
+        self.add(*PEOPLE)
+
+    def write(self, sql: str, rows: list[dict[str, object]] | None = None) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(text(sql), rows or {})
+
+    def add(self, *people: tuple[object, ...]) -> None:
+        names = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
+        values = ", ".join(f"CAST(:{n} AS timestamp)" if n == "g" and self.is_postgresql else f":{n}" for n in names)
+        self.write(
+            f"INSERT INTO customers VALUES ({values})", [dict(zip(names, person, strict=True)) for person in people]
+        )
+
+    @property
+    def is_postgresql(self) -> bool:
+        return self.url.startswith("postgresql")
+
+    def count(self) -> int:
+        with self._engine.connect() as connection:
+            return int(connection.execute(text("SELECT count(*) FROM customers")).scalar_one())
+
+    def dispose(self) -> None:
+        self._engine.dispose()
+
+
+@pytest.fixture
+def sqlite_crm(tmp_path: Path) -> Iterator[Crm]:
+    made = Crm(f"sqlite:///{tmp_path / 'sample crm.sqlite'}", "text")
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(params=["text", "timestamp", "timestamp with time zone"])
+def crm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Crm]:
+    """A SQLite source, and PostgreSQL sources with both kinds of time."""
+    if request.param == "text":
+        made = Crm(f"sqlite:///{tmp_path / 'sample crm.sqlite'}", "text")
+        yield made
+        made.dispose()
+        return
+    server = make_url(request.getfixturevalue("postgresql")).set(drivername="postgresql+psycopg")
+    name = f"crm{uuid4().hex}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"ALTER DATABASE {name} SET TimeZone = 'Asia/Shanghai'"))
+    made = Crm(server.set(database=name).render_as_string(hide_password=False), request.param)
+    yield made
+    made.dispose()
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+def make_plan(**changes: Any) -> Plan:
+    sql = "select * from customers where signed_up_at >= :since order by signed_up_at desc"
+    source = {"url": "env:CRM", "zone": "Asia/Shanghai", "sql": sql}
+    described: dict[str, Any] = {
+        "people": "customers",
+        "source": source | changes.pop("source", {}),
+        "start": "2026-11-01",
+        "contact": {
+            "id": "customer_id",
+            "email": "email",
+            "phone": "mobile",
+            "locale": "lang",
+            "timezone": "tz",
+            "consent": {"sms": "sms_opt_in"},
+        },
+        "segments": [{"name": "vip", "if": "lifetime_value >= 1000 and full_name not like 'x%:y'"}, {"name": "new"}],
+    } | changes
+    return Plan.model_validate(
+        {
+            "plan": "onboarding",
+            "title": "Welcome",
+            "purpose": "service",
+            "topic": "getting-started",
+            "owner": "crm",
+            "team": {"crm": {}},
+            "goals": [{"id": "reach", "metric": "delivered_rate", "target": "at least 95%"}],
+            "audience": described,
+            "sequence": [
+                {"step": "welcome", "channel": "email", "content": "welcome"},
+                {"step": "nudge", "channel": "sms", "content": "nudge"},
+            ],
+        }
+    )
+
+
+def new_run(store: Store, occurrence: str = "1", **values: object) -> RunId:
+    with store.write() as connection:
+        if connection.execute(select(bundles)).first() is None:
+            connection.execute(insert(bundles).values(digest="d", files="{}"))
+        made = connection.execute(
+            insert(runs)
+            .values(
+                run_key=f"onboarding@{occurrence}",
+                plan="onboarding",
+                occurrence=occurrence,
+                digest="d",
+                state="frozen",
+                people="customers",
+                created_at=NOON,
+                clock="{}",
+                placeholder="cp-",
+                **values,
+            )
+            .returning(runs.c.run_id)
+        )
+        return RunId(made.scalar_one())
+
+
+@pytest.fixture
+def resolve(store: Store, tmp_path: Path) -> Callable[..., audience.Resolution]:
+    def run(run_id: RunId, crm: Crm, plan: Plan | None = None, **more: Any) -> audience.Resolution:
+        return audience.resolve(
+            store,
+            **{
+                "run_id": run_id,
+                "plan": plan or make_plan(),
+                "since": SINCE,
+                "source_url": crm.url,
+                "default_region": "US",
+                "now": NOON,
+                "home": tmp_path / "home",
+                "run_key": f"onboarding@{run_id}",
+            }
+            | more,
+        )
+
+    return run
+
+
+def refresh(store: Store, run_id: RunId, crm: Crm, now: datetime = NOON) -> audience.Refreshed:
+    return audience.refresh(
+        store,
+        run_id=run_id,
+        plan=make_plan(),
+        since=SINCE,
+        source_url=crm.url,
+        default_region="US",
+        now=now,
+    )
+
+
+def people(store: Store, run_id: RunId) -> dict[str, Any]:
+    with store.read() as connection:
+        rows = connection.execute(select(recipients).where(recipients.c.run_id == run_id).order_by(recipients.c.seq))
+        return {row.contact_id: row for row in rows}
+
+
+def everything(store: Store) -> tuple[object, ...]:
+    with store.read() as connection:
+        return tuple(
+            tuple(connection.execute(select(table).order_by(*table.primary_key)).all())
+            for table in (recipients, enrolments)
+        )
+
+
+Resolve = Callable[..., audience.Resolution]
+
+# --- the snapshot ---------------------------------------------------------------------------------------------------
+
+
+def test_everyone_of_the_source_is_a_recipient_or_a_counted_reject(
+    store: Store, crm: Crm, resolve: Resolve, tmp_path: Path
+) -> None:
+    told: list[int] = []
+    run_id = new_run(store)
+    found = resolve(run_id, crm, progress=told.append)
+    assert (found.returned, found.audience) == (7, 5)
+    assert found.rejected == {"no_id": 1, "repeated_id": 1}
+    assert found.unreachable == {
+        Reason.INVALID_EMAIL: 1,
+        Reason.INVALID_PHONE: 1,
+        Reason.NO_EMAIL: 1,
+        Reason.NO_PHONE: 2,
+    }
+    assert found.unread == {"locale": 1, "timezone": 1, "consent.sms": 1}
+    assert found.segments == {"vip": 2, "new": 3}
+    assert found.excluded == {}
+    assert told == [7]
+    rows = people(store, run_id)
+    assert {row.seq: contact for contact, row in rows.items()} == {1: "2", 2: "4", 3: "3", 4: "1", 5: "6"}
+    rejects = tmp_path / "home" / "rejects" / f"onboarding@{run_id}.csv"
+    assert rejects == audience.rejects_path(tmp_path / "home", f"onboarding@{run_id}")
+    assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
+    assert rejects.read_text().splitlines() == [
+        "row,contact id,reason",
+        "1,2,repeated_id",
+    ]
+
+
+def test_each_person_is_kept_in_one_normal_form(store: Store, crm: Crm, resolve: Resolve) -> None:
+    run_id = new_run(store)
+    resolve(run_id, crm)
+    rows = people(store, run_id)
+    ann, bob, cai = rows["1"], rows["3"], rows["4"]
+    assert (ann.email, ann.phone, ann.country, ann.locale, ann.zone) == (
+        "Ann.Lee@person.example.com",
+        "+12025550123",
+        "US",
+        "en-GB",
+        "Europe/London",
+    )
+    assert ann.email_key == store.keyring.address_key("email", "ann.lee@person.example.com")
+    assert ann.phone_key == store.keyring.address_key("sms", "+12025550123")
+    assert (ann.segment, ann.email_consent, ann.sms_consent) == ("vip", None, True)
+    assert (bob.email, bob.email_key, bob.email_reason) == (None, None, Reason.INVALID_EMAIL)
+    assert (bob.phone, bob.phone_key, bob.phone_reason) == (None, None, Reason.INVALID_PHONE)
+    assert (bob.locale, bob.zone, bob.sms_consent, bob.segment) == (None, None, None, "new")
+    assert (cai.email_reason, cai.phone, cai.country, cai.sms_consent) == (
+        Reason.NO_EMAIL,
+        "+12025550124",
+        "US",
+        False,
+    )
+    assert '"full_name":"李雷"' in rows["2"].columns
+    assert "cp_segment" not in rows["2"].columns
+
+
+def test_doing_it_again_gives_the_same_rows(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    run_id = new_run(store)
+    first = resolve(run_id, sqlite_crm)
+    rows = everything(store)
+    assert resolve(run_id, sqlite_crm) == first
+    assert everything(store) == rows
+
+
+def test_what_an_earlier_attempt_left_half_done_is_replaced(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    run_id = new_run(store)
+    with store.write() as connection:
+        connection.execute(
+            insert(recipients),
+            [
+                {"run_id": run_id, "seq": seq, "people": "customers", "contact_id": f"left {seq}", "columns": "{}"}
+                for seq in range(1, 9)
+            ],
+        )
+        connection.execute(
+            insert(enrolments).values(
+                plan="onboarding", people="customers", contact_id="left 1", run_id=run_id, state="reserved", at=NOON
+            )
+        )
+    assert resolve(run_id, sqlite_crm).audience == 5
+    assert set(people(store, run_id)) == {"1", "2", "3", "4", "6"}
+    with store.read() as connection:
+        assert set(connection.execute(select(enrolments.c.contact_id)).scalars()) == {"1", "2", "3", "4", "6"}
+
+
+def test_an_error_half_way_leaves_nothing(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    sqlite_crm.write(
+        "INSERT INTO customers (customer_id, signed_up_at) WITH RECURSIVE n(i) AS "
+        f"(SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < {100 + CHUNK}) SELECT i, '2026-11-20' FROM n"
+    )
+    run_id = new_run(store)
+    with pytest.raises(InputError, match=f"returns more than {CHUNK + 2} rows"):
+        resolve(run_id, sqlite_crm, make_plan(source={"row_limit": str(CHUNK + 2)}))
+    assert everything(store) == ((), ())
+
+
+def test_ids_are_told_apart_across_chunks(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    sqlite_crm.write("DELETE FROM customers")
+    sqlite_crm.write(
+        "INSERT INTO customers (customer_id, email, signed_up_at) WITH RECURSIVE n(i) AS "
+        f"(SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {2 * CHUNK}) "
+        f"SELECT i % {CHUNK + 1}, 'p' || i || '@person.example.com', '2026-11-20' FROM n"
+    )
+    told: list[int] = []
+    plan = make_plan(source={"sql": "select * from customers"}, start=None)
+    found = resolve(new_run(store), sqlite_crm, plan, progress=told.append)
+    assert (found.returned, found.audience, found.rejected) == (2 * CHUNK + 1, CHUNK + 1, {"repeated_id": CHUNK})
+    assert told == [CHUNK, 2 * CHUNK, 2 * CHUNK + 1]
+
+
+def test_a_run_that_has_messages_keeps_its_audience(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    run_id = new_run(store)
+    resolve(run_id, sqlite_crm)
+    with store.write() as connection:
+        connection.execute(insert(messages).values(run_id=run_id, step_no=1, seq=1, channel="email", state="excluded"))
+    before = everything(store)
+    with pytest.raises(RunError, match="cannot be resolved again"):
+        resolve(run_id, sqlite_crm)
+    assert everything(store) == before
+
+
+def test_an_audience_of_nobody_is_an_audience(store: Store, crm: Crm, resolve: Resolve) -> None:
+    crm.write("DELETE FROM customers")
+    found = resolve(new_run(store), crm)
+    assert (found.returned, found.audience, found.segments) == (0, 0, {})
+
+
+def test_nothing_of_a_person_is_logged_or_told(
+    store: Store, crm: Crm, resolve: Resolve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    found = resolve(new_run(store), crm)
+    for secret in ("person.example.com", "202555", "Ann", "李雷"):
+        assert secret not in caplog.text.replace("sqlite:///", "") + repr(found)
+
+
+# --- enrolment ------------------------------------------------------------------------------------------------------
+
+
+def test_once_means_once_whichever_run_comes_second(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    first, second = new_run(store, "1"), new_run(store, "2")
+    assert resolve(first, sqlite_crm).excluded == {}
+    sqlite_crm.add((9, "New", "new@person.example.com", None, None, None, "2026-11-30 10:00:00", 0, None))
+    assert resolve(second, sqlite_crm).excluded == {Reason.ALREADY_ENROLLED: 5}
+    assert [c for c, row in people(store, second).items() if row.excluded is None] == ["9"]
+    assert resolve(first, sqlite_crm).excluded == {Reason.ALREADY_ENROLLED: 1}
+
+
+def test_a_place_that_was_given_back_is_free_again(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    first, second = new_run(store, "1"), new_run(store, "2")
+    resolve(first, sqlite_crm)
+    with store.write() as connection:
+        connection.execute(update(enrolments).where(enrolments.c.contact_id == "1").values(state="kept"))
+    audience.clear(store, first)
+    assert resolve(second, sqlite_crm).excluded == {Reason.ALREADY_ENROLLED: 1}
+    assert people(store, second)["1"].excluded == Reason.ALREADY_ENROLLED
+
+
+def test_a_place_this_run_has_kept_is_still_its_own(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    run_id = new_run(store)
+    resolve(run_id, sqlite_crm)
+    with store.write() as connection:
+        connection.execute(update(enrolments).values(state="kept"))
+    assert resolve(run_id, sqlite_crm).excluded == {}
+
+
+def test_once_in_a_duration_takes_over_what_was_kept_longer_ago(
+    store: Store, sqlite_crm: Crm, resolve: Resolve
+) -> None:
+    first, second = new_run(store, "1"), new_run(store, "2")
+    plan = make_plan(enroll="P90D")
+    resolve(first, sqlite_crm, plan)
+    with store.write() as connection:
+        for contact, state, age in (("1", "kept", 91), ("2", "kept", 90), ("3", "kept", 89), ("4", "reserved", 91)):
+            connection.execute(
+                update(enrolments)
+                .where(enrolments.c.contact_id == contact)
+                .values(state=state, at=NOON - timedelta(days=age))
+            )
+    found = resolve(second, sqlite_crm, plan)
+    assert found.excluded == {Reason.ALREADY_ENROLLED: 3}
+    assert {c for c, row in people(store, second).items() if row.excluded is None} == {"1", "2"}
+    assert resolve(second, sqlite_crm, plan) == found
+
+
+def test_every_run_leaves_out_whom_the_plan_has_just_written_to(
+    store: Store, sqlite_crm: Crm, resolve: Resolve
+) -> None:
+    plan = make_plan(enroll="every_run")
+    first = new_run(store, "1", first_accepted_at=NOON - timedelta(days=2))
+    resolve(first, sqlite_crm, plan)
+    seqs = {contact: row.seq for contact, row in people(store, first).items()}
+    sent = {"1": timedelta(hours=23), "2": timedelta(hours=25), "3": None}
+    with store.write() as connection:
+        for contact, age in sent.items():
+            connection.execute(
+                insert(messages).values(
+                    run_id=first,
+                    step_no=2,
+                    seq=seqs[contact],
+                    channel="sms",
+                    state="excluded",
+                    accepted_at=None if age is None else NOON - age,
+                )
+            )
+    second = new_run(store, "2")
+    assert resolve(second, sqlite_crm, plan).excluded == {Reason.RECENTLY_SENT: 1}
+    assert people(store, second)["1"].excluded == Reason.RECENTLY_SENT
+    assert resolve(second, sqlite_crm, make_plan(enroll="every_run", min_gap="P2D")).excluded == {
+        Reason.RECENTLY_SENT: 2
+    }
+    with store.read() as connection:
+        assert connection.execute(select(enrolments)).all() == []
+
+
+def test_customer_17_is_not_employee_17(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    resolve(new_run(store, "1"), sqlite_crm)
+    assert resolve(new_run(store, "2"), sqlite_crm, make_plan(people="employees")).excluded == {}
+
+
+# --- the refresh ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_changes_while_the_source_is_the_same(store: Store, crm: Crm, resolve: Resolve) -> None:
+    run_id = new_run(store)
+    resolve(run_id, crm)
+    before = everything(store)
+    assert refresh(store, run_id, crm) == audience.Refreshed(present=5, left=0, returned=0, changed=0)
+    assert everything(store) == before
+
+
+def test_who_is_gone_has_left_and_may_come_back(store: Store, crm: Crm, resolve: Resolve) -> None:
+    run_id = new_run(store)
+    resolve(run_id, crm)
+    crm.write("UPDATE customers SET signed_up_at = '2026-01-01' WHERE customer_id = 1")
+    found = refresh(store, run_id, crm, NOON + timedelta(days=2))
+    assert found == audience.Refreshed(present=4, left=1, returned=0, changed=0)
+    assert people(store, run_id)["1"].left_at == NOON + timedelta(days=2)
+    assert refresh(store, run_id, crm, NOON + timedelta(days=3)).left == 0
+    assert people(store, run_id)["1"].left_at == NOON + timedelta(days=2)
+    crm.write("UPDATE customers SET signed_up_at = '2026-11-20' WHERE customer_id = 1")
+    assert refresh(store, run_id, crm).returned == 1
+    assert people(store, run_id)["1"].left_at is None
+
+
+def test_a_new_address_or_consent_is_taken_over_and_frozen_text_is_not(
+    store: Store, crm: Crm, resolve: Resolve
+) -> None:
+    run_id = new_run(store)
+    resolve(run_id, crm)
+    before = people(store, run_id)
+    crm.write("UPDATE customers SET email = 'moved@person.example.com', full_name = 'X' WHERE customer_id = 1")
+    crm.write("UPDATE customers SET mobile = 'none', sms_opt_in = 'no', lang = 'en' WHERE email LIKE 'lilei%'")
+    crm.add((10, "Late", "late@person.example.com", None, None, None, "2026-11-30 10:00:00", 0, None))
+    assert refresh(store, run_id, crm).changed == 2
+    after = people(store, run_id)
+    assert set(after) == set(before)
+    assert (after["1"].email, after["1"].email_key) == (
+        "moved@person.example.com",
+        store.keyring.address_key("email", "moved@person.example.com"),
+    )
+    assert (after["2"].phone, after["2"].phone_key, after["2"].phone_reason) == (None, None, Reason.INVALID_PHONE)
+    assert (after["2"].sms_consent, after["2"].country) == (False, None)
+    for contact in ("1", "2"):
+        assert (after[contact].columns, after[contact].locale, after[contact].segment, after[contact].seq) == (
+            before[contact].columns,
+            before[contact].locale,
+            before[contact].segment,
+            before[contact].seq,
+        )
+
+
+def test_a_source_that_breaks_marks_nobody_as_gone(store: Store, crm: Crm, resolve: Resolve) -> None:
+    run_id = new_run(store)
+    resolve(run_id, crm)
+    before = everything(store)
+    crm.write("DROP TABLE customers")
+    with pytest.raises(InputError, match=r"onboarding: audience\.source: the database refused the query"):
+        refresh(store, run_id, crm)
+    assert everything(store) == before
+
+
+# --- the source -----------------------------------------------------------------------------------------------------
+
+
+def open_crm(crm: Crm, **changes: Any) -> Source:
+    known: dict[str, Any] = {
+        "timeout": timedelta(seconds=20),
+        "row_limit": 1_000_000,
+        "zone": ZoneInfo("Asia/Shanghai"),
+        "place": "plan: source",
+    }
+    return Source(crm.url, **(known | changes))
+
+
+def ask(crm: Crm, sql: str, since: datetime | None = None, **changes: Any) -> list[tuple[Any, ...]]:
+    with open_crm(crm, **changes) as source:
+        statement = source.statement(sql)
+        return [tuple(row) for chunk in source.stream(statement, since=since) for row in chunk]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "delete from customers",
+        "update customers set email = null",
+        "insert into customers (customer_id) values (1)",
+        "drop table customers",
+        "create table x as select * from customers",
+        "select * from customers; delete from customers",
+        "select * into taken from customers",
+        "with gone as (delete from customers returning *) select * from gone",
+        "pragma journal_mode = delete",
+        "attach database 'x' as y",
+        "",
+        "-- nothing",
+        "vacuum",
+        "explain select * from customers",
+    ],
+)
+def test_anything_but_one_select_is_refused_before_it_is_run(crm: Crm, sql: str) -> None:
+    with pytest.raises(InputError, match="plan: source: the query"):
+        ask(crm, sql)
+    assert crm.count() == len(PEOPLE)
+
+
+@pytest.mark.parametrize("sql", ["delete from customers", "create table x (y integer)"])
+def test_the_connection_itself_cannot_write(crm: Crm, sql: str) -> None:
+    with (
+        open_crm(crm) as source,
+        pytest.raises(InputError, match="would write to the database"),
+        source._reading() as connection,
+    ):
+        connection.execute(text(sql))
+    assert crm.count() == len(PEOPLE)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select customer_id from customers where full_name = 'Bob' -- the end",
+        "select customer_id from customers where full_name = 'Bob'; -- the end",
+        "select customer_id /* ) as s; */ from customers where full_name = 'Bob';;",
+        "with b as (select * from customers) select customer_id from b where full_name = 'Bob' and ':x' = ':x'",
+        "select customer_id from customers where full_name = 'Bob' and 'a:b' like '%:b'",
+        "select customer_id from customers where full_name = 'Bob' union select customer_id from customers where 1 = 0",
+    ],
+)
+def test_one_select_in_any_dress_is_run_as_it_is(crm: Crm, sql: str) -> None:
+    assert ask(crm, sql) == [(3,)]
+
+
+def test_casts_with_colons_are_no_parameters(crm: Crm) -> None:
+    if crm.is_postgresql:
+        assert ask(crm, "select customer_id::text as a, '12:30'::time as b from customers where customer_id = 1") == [
+            ("1", datetime(2026, 1, 1, 12, 30).time())
+        ]
+    else:
+        assert ask(crm, "select '12:30' as a, ':since' as b") == [("12:30", ":since")]
+
+
+def test_since_means_a_moment_in_the_zone_of_the_source(crm: Crm) -> None:
+    sql = "select customer_id from customers where signed_up_at >= :since and signed_up_at < '2026-11-20'"
+    midnight = datetime(2026, 10, 31, 16, 0, tzinfo=UTC)
+    assert ask(crm, sql, midnight) == [(6,)]
+    assert ask(crm, sql, midnight - timedelta(seconds=1)) == [(5,), (6,)]
+    assert ask(crm, sql, midnight + timedelta(seconds=1)) == []
+
+
+def test_a_query_with_since_needs_one_and_no_other_parameter(crm: Crm) -> None:
+    with pytest.raises(InputError, match="uses :since, and this run has none"):
+        ask(crm, "select * from customers where signed_up_at > :since")
+    with pytest.raises(InputError, match="parameter other than :since"):
+        ask(crm, "select * from customers where email = :who and signed_up_at > :since", NOON)
+
+
+def test_rows_come_in_chunks_and_no_more_than_allowed(sqlite_crm: Crm) -> None:
+    sql = f"with recursive n(i) as (select 1 union all select i + 1 from n where i < {CHUNK * 2 + 1}) select i from n"
+    with open_crm(sqlite_crm) as source:
+        sizes = [len(chunk) for chunk in source.stream(source.statement(sql))]
+    assert sizes == [CHUNK, CHUNK, 1]
+    assert len(ask(sqlite_crm, sql, row_limit=CHUNK * 2 + 1)) == CHUNK * 2 + 1
+    with pytest.raises(InputError, match=r"more than 10000 rows; narrow it, or raise audience\.source\.row_limit"):
+        ask(sqlite_crm, sql, row_limit=CHUNK * 2)
+
+
+def test_a_query_that_takes_too_long_is_stopped(crm: Crm) -> None:
+    endless = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) as n from n"
+    with pytest.raises(InputError, match=r"took longer than 0 s; narrow it, add an index"):
+        ask(crm, endless, timeout=timedelta(seconds=0.3))
+
+
+def test_what_is_done_with_the_rows_does_not_count_against_the_time_out(sqlite_crm: Crm) -> None:
+    sql = f"with recursive n(i) as (select 1 union all select i + 1 from n where i < {CHUNK + 1}) select i from n"
+    with open_crm(sqlite_crm, timeout=timedelta(seconds=0.5)) as source:
+        stream = source.stream(source.statement(sql))
+        next(stream)
+        until = datetime.now(UTC) + timedelta(seconds=0.7)
+        while datetime.now(UTC) < until:
+            pass
+        assert [len(chunk) for chunk in stream] == [1]
+
+
+def test_columns_are_known_without_reading_and_must_differ(crm: Crm) -> None:
+    with open_crm(crm) as source:
+        assert source.columns(source.statement("select customer_id, email from customers"), since=None) == (
+            "customer_id",
+            "email",
+        )
+        with pytest.raises(InputError, match="twice; give each column a name of its own"):
+            source.columns(source.statement("select a.email, b.email from customers a, customers b"), since=None)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:////nowhere/crm.sqlite", "the database cannot be reached"),
+        ("sqlite://", "not a database URL we have a driver for"),
+        ("not a url", "not a database URL we have a driver for"),
+        ("nosuch://secret:word@host/db", "not a database URL we have a driver for"),
+        ("postgresql://nobody:hidden@127.0.0.1:1/x", "the database cannot be reached"),
+    ],
+)
+def test_a_source_that_cannot_be_opened_is_said_plainly(url: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        source = Source(url, timeout=timedelta(seconds=5), row_limit=1, zone=None, place="p")
+        source.columns(source.statement("select 1 as x"), since=None)
+    assert not any(secret in str(caught.value) for secret in ("hidden", "secret", "word"))
+
+
+def test_the_database_s_own_words_are_not_passed_on(crm: Crm) -> None:
+    with pytest.raises(InputError, match="the database refused the query") as caught:
+        ask(crm, "select nothing_of_the_kind as x, 'bob@person.example.com' as y from customers")
+    assert "nothing_of_the_kind" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert "bob" not in str(caught.value)
+
+
+# --- the plan against the source ------------------------------------------------------------------------------------
+
+
+def test_every_column_the_plan_names_and_the_source_lacks_is_named(
+    store: Store, sqlite_crm: Crm, resolve: Resolve
+) -> None:
+    plan = make_plan(contact={"id": "customer", "email": "mail", "phone": "mobile"})
+    with pytest.raises(InputError) as caught:
+        resolve(new_run(store), sqlite_crm, plan)
+    assert [finding.field for finding in caught.value.findings] == ["audience.contact.id", "audience.contact.email"]
+    assert "it returns customer_id, full_name, email" in str(caught.value)
+
+
+def test_a_bad_segment_stops_the_run_before_anything_is_written(
+    store: Store, sqlite_crm: Crm, resolve: Resolve
+) -> None:
+    plan = make_plan(segments=[{"name": "vip", "if": "lifetime_vale > 1"}])
+    with pytest.raises(InputError, match="did you mean lifetime_value"):
+        resolve(new_run(store), sqlite_crm, plan)
+    assert everything(store) == ((), ())
+
+
+def test_columns_that_no_text_can_hold_are_named(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    plan = make_plan(source={"sql": "select *, x'00ff' as photo from customers"}, start=None)
+    with pytest.raises(InputError, match=r"column 'photo' holds values that cannot stand in a text \(bytes\)"):
+        resolve(new_run(store), sqlite_crm, plan)
+    assert everything(store) == ((), ())
+
+
+def test_imported_contacts_are_an_audience_too(store: Store, tmp_path: Path, resolve: Resolve) -> None:
+    from commplan import contacts
+
+    file = tmp_path / "people.csv"
+    file.write_text("id,email,value\n1,a@person.example.com,500\n2,b@person.example.com,1500\n", encoding="utf-8")
+    contacts.import_file(file, people="customers", home=tmp_path / "home")
+    described = make_plan().model_dump(by_alias=True, mode="json", exclude_none=True)
+    described["audience"] |= {
+        "source": {"contacts": "customers"},
+        "contact": {"id": "id", "email": "email"},
+        "segments": [{"name": "vip", "if": "value >= 1000"}],
+    }
+    described["sequence"] = described["sequence"][:1]
+    run_id = new_run(store)
+    plan = Plan.model_validate(described)
+    url = contacts.source_url(tmp_path / "home")
+    found = audience.resolve(
+        store,
+        run_id=run_id,
+        plan=plan,
+        since=None,
+        source_url=url,
+        default_region="US",
+        now=NOON,
+        home=tmp_path / "home",
+        run_key="onboarding@1",
+    )
+    assert found.segments == {None: 1, "vip": 1}
+    assert people(store, run_id)["2"].columns == '{"id":2,"email":"b@person.example.com","value":1500}'
+
+
+# --- one person -----------------------------------------------------------------------------------------------------
+
+_READER = Reader(
+    ("id", "x"), ContactColumns.model_validate({"id": "id"}), default_region="US", keyring=Keyring("k"), place="p"
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (17, "17"),
+        (17.0, "17"),
+        (" A-17 ", "A-17"),
+        (UUID(int=1), str(UUID(int=1))),
+        (Decimal(17), "17"),
+        (None, None),
+        ("", None),
+        ("  ", None),
+        ("x" * 200, "x" * 200),
+        ("x" * 201, None),
+        ("a\x00b", None),
+        ("a\nb", None),
+        (b"17", None),
+        (True, None),
+    ],
+)
+def test_an_id_is_short_printable_text_or_none(value: object, expected: str | None) -> None:
+    assert _READER.contact_id([value, None]) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "null"),
+        (1, "1"),
+        (1.5, "1.5"),
+        (float("nan"), "null"),
+        (True, "true"),
+        ('a"李\x00', '"a\\"李\\u0000"'),
+        (Decimal("12.30"), '"12.30"'),
+        (date(2026, 12, 1), '"2026-12-01"'),
+        (datetime(2026, 12, 1, 9, 30), '"2026-12-01T09:30:00"'),
+        (timedelta(days=2), '"P2D"'),
+        (UUID(int=1), f'"{UUID(int=1)}"'),
+        (["a", {"b": Decimal(1)}], '["a",{"b":"1"}]'),
+    ],
+)
+def test_columns_are_kept_as_json(value: object, expected: str) -> None:
+    assert _READER.as_json([7, value]) == f'{{"id":7,"x":{expected}}}'
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((word, True) for word in (1, "1", True, "TRUE", " yes ", "Y", "是")),
+        *((word, True) for word in (date(2026, 1, 1), "2026-01-01", "2026-01-01 10:00:00")),
+        *((word, False) for word in (0, "0", False, "False", "no", "N", "否")),
+        *((word, None) for word in ("maybe", 2, "20260101", "x", "unknown")),
+    ],
+)
+def test_consent_is_yes_no_or_unknown(value: object, expected: bool | None) -> None:
+    assert read_consent(value) is expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("zh_cn", "zh-CN"),
+        ("ZH-hans-cn", "zh-Hans-CN"),
+        ("en", "en"),
+        ("en_US.UTF-8", "en-US"),
+        ("es-419", "es-419"),
+        ("English", None),
+        ("e", None),
+        ("zh CN", None),
+    ],
+)
+def test_a_locale_has_one_spelling(value: str, expected: str | None) -> None:
+    assert read_locale(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("Asia/Shanghai", "Asia/Shanghai"), (" UTC ", "UTC"), ("America", None), ("../etc/passwd", None), ("CST-8", None)],
+)
+def test_a_zone_is_one_of_the_iana_list(value: str, expected: str | None) -> None:
+    assert read_zone(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "zone", "expected"),
+    [
+        ("2026-12-01 09:30:00", "Asia/Shanghai", datetime(2026, 12, 1, 1, 30, tzinfo=UTC)),
+        ("2026-12-01T09:30:00+01:00", None, datetime(2026, 12, 1, 8, 30, tzinfo=UTC)),
+        (datetime(2026, 12, 1, 9, 30), "Asia/Shanghai", datetime(2026, 12, 1, 1, 30, tzinfo=UTC)),
+        (date(2026, 12, 1), "Asia/Shanghai", datetime(2026, 11, 30, 16, 0, tzinfo=UTC)),
+    ],
+)
+def test_times_of_a_source_become_utc(value: object, zone: str | None, expected: datetime) -> None:
+    assert as_utc(value, zone and ZoneInfo(zone)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["yesterday", 1733000000, "2026-12-01 09:30:00", datetime(2026, 12, 1).time()])
+def test_a_time_that_means_nothing_certain_is_refused_without_quoting_it(value: object) -> None:
+    with pytest.raises(ValueError, match="a ") as caught:
+        as_utc(value, None)
+    assert str(value) not in str(caught.value)
+
+
+_LOCAL = st.text(alphabet="abzAZ09._+-'\" @(é李", min_size=0, max_size=70)
+_DOMAIN = st.sampled_from(
+    ["person.example.com", "Person.EXAMPLE.com", "例え.jp", "xn--r8jz45g.jp", "localhost", "a..b", "x.test", "-a.com"]
+    + ["1.2.3.4", "[1.2.3.4]", "", "com", "a_b.com", "a.c"]
+) | st.text(alphabet="abA1-._李", max_size=70)
+
+
+@hypothesis_settings(max_examples=600, deadline=None)
+@given(_LOCAL, _DOMAIN)
+def test_the_quick_verdict_on_an_email_is_the_library_s(local: str, domain: str) -> None:
+    address = f"{local}@{domain}".strip()
+    assert read_email(address) == validated_email(address)
+
+
+@st.composite
+def _numbers(draw: st.DrawFn) -> str:
+    region = draw(st.sampled_from(sorted(phonenumbers.SUPPORTED_REGIONS)))
+    kind = draw(st.sampled_from([0, 1, 2, 3, 4, 6]))
+    example = phonenumbers.example_number_for_type(region, kind) or phonenumbers.parse("+12025550123")
+    digits = list(phonenumbers.format_number(example, draw(st.sampled_from([0, 0, 1, 2]))))
+    for _ in range(draw(st.integers(0, 3))):
+        digits[draw(st.integers(0, len(digits) - 1))] = draw(st.sampled_from("0123456789 -+"))
+    return "".join(digits)
+
+
+@hypothesis_settings(max_examples=1500, deadline=None)
+@given(_numbers(), st.sampled_from(["US", "CN", "GB", "IT"]))
+def test_the_quick_verdict_on_a_number_is_the_library_s(number: str, region: str) -> None:
+    assert read_phone(number, region) == validated_phone(number, region)
+
+
+@pytest.mark.parametrize(
+    ("text_", "region", "expected"),
+    [
+        ("+8613800138000", "US", ("+8613800138000", "CN")),
+        ("13800138000", "CN", ("+8613800138000", "CN")),
+        ("(202) 555-0123", "US", ("+12025550123", "US")),
+        ("+800 1234 5678", "US", ("+80012345678", None)),
+        ("+12025550123 ext. 7", "US", None),
+        ("+15551234567", "US", None),
+        ("110", "CN", None),
+        ("hello", "US", None),
+        ("+" + "1" * 300, "US", None),
+    ],
+)
+def test_a_number_is_e164_with_its_country_or_nothing(
+    text_: str, region: str, expected: tuple[str, str | None] | None
+) -> None:
+    assert read_phone(text_, region) == expected
+
+
+def test_a_person_s_repr_shows_no_address() -> None:
+    reader = Reader(
+        ("id", "email", "mobile"),
+        ContactColumns.model_validate({"id": "id", "email": "email", "phone": "mobile"}),
+        default_region="US",
+        keyring=Keyring("k"),
+        place="p",
+    )
+    shown = repr(reader.read([1, "ann@person.example.com", "+12025550123"], "1"))
+    assert "ann" not in shown
+    assert "2025550123" not in shown
+
+
+def test_the_source_is_opened_read_only_and_left_as_it_was(sqlite_crm: Crm, store: Store, resolve: Resolve) -> None:
+    path = Path(make_url(sqlite_crm.url).database or "")
+    before = path.read_bytes()
+    path.chmod(0o400)
+    resolve(new_run(store), sqlite_crm)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.glob("sample crm.sqlite*")] == ["sample crm.sqlite"]
