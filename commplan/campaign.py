@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ from commplan.settings import Settings
 from commplan.store import Store
 from commplan.store.tables import evaluations, messages, recipients, runs
 from commplan.terms import RunState
+from commplan.witness import ask_sandbox
 
 #: Names in a run's frozen files, besides the plan and its templates.
 PRICES_FILE = "prices.yaml"
@@ -307,7 +308,7 @@ class Campaign:
             ) from None
 
     def evaluation_time(self) -> datetime:
-        """Return when the run is to be judged: `evaluation.after` its last message, and every conversion window over."""
+        """Return when the run is to be judged: `evaluation.after` its last message, every conversion window over."""
         mine = messages.c.run_id == self.run.run_id
         first = select(func.min(messages.c.accepted_at).label("at")).where(mine).group_by(messages.c.seq).subquery()
         with self.store.read() as connection:
@@ -399,8 +400,13 @@ def write_report(settings: Settings, judged: Evaluation) -> Path:
     return folder / "evaluation.html"
 
 
-def prove(store: Store, key: str) -> proof.Proof:
-    """Return the books of a run; RunError when there is no such run."""
+def prove(store: Store, settings: Settings, key: str, *, witness: bool = True) -> proof.Proof:
+    """Return the books of a run, held against the sandbox's own count where there is one and `witness` is asked for.
+
+    RunError when there is no such run, or the sandbox does not answer.
+    """
     run = ledger_run.find_run(store, key)
     with store.read() as connection:
-        return proof.balance(connection, run.run_id, run.run_key)
+        found = proof.balance(connection, run.run_id, run.run_key)
+    checks = ask_sandbox(store, settings, run.run_id) if witness else ()
+    return replace(found, checks=(*found.checks, *checks))

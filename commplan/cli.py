@@ -204,7 +204,11 @@ def status(
 
 
 @app.command()
-def prove(key: RunKey, as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False) -> None:
+def prove(
+    key: RunKey,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    witness: Annotated[bool, typer.Option(help="In a rehearsal, also hold the books against the sandbox's own")] = True,
+) -> None:
     """Prove that a run's books balance; exit 1 if they do not."""
     from dataclasses import asdict
 
@@ -212,7 +216,8 @@ def prove(key: RunKey, as_json: Annotated[bool, typer.Option("--json", help="Pri
     from commplan.settings import load_settings
     from commplan.store import open_store
 
-    proof = campaign.prove(open_store(load_settings(), create=False), key)
+    settings = load_settings()
+    proof = campaign.prove(open_store(settings, create=False), settings, key, witness=witness)
     if as_json:
         typer.echo(json.dumps({**asdict(proof), "difference": proof.difference}, indent=2))
     else:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from commplan import campaign, terminal
 from commplan.errors import RunError
+from commplan.evaluation import Evaluation
 from commplan.ledger import proof as books
 from commplan.ledger import run as ledger_run
 from commplan.ledger.run import Run
@@ -55,6 +56,7 @@ class _Stage:
 
     home: Path
     prefect: str
+    deployment: str
     receiver: str
     sandbox: str
     environment: dict[str, str]
@@ -64,25 +66,27 @@ def run_demo(*, contacts: int, seed: int, home: Path | None, keep: bool) -> None
     """Run the onboarding campaign for so many customers and show what came of it.
 
     Prints progress, a table, the addresses of the evaluation, and as its last line the machine-readable result. With
-    `keep`, servers stay up until Ctrl-C. Raises ChildError or RunError, with the log to read, when something ends early.
+    `keep`, servers stay up until Ctrl-C. ChildError or RunError, naming the log to read, when something ends early.
     """
     home = (home or _new_home()).absolute()
     home.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)
     with Supervisor(home / "logs") as supervisor:
         stage = _raise_curtain(supervisor, home=home, contacts=contacts, seed=seed, console=console)
-        flow_run = _deploy(stage, console)
+        flow_run = _start_run(stage)
         console.print(f"the run in the Prefect UI  {stage.prefect}/runs/flow-run/{flow_run}", soft_wrap=True)
         settings, store = _open(stage)
         run = _watch(supervisor, stage, store, flow_run=flow_run, contacts=contacts)
-        _show(supervisor, stage, settings, store, run, console)
-        store.dispose()
+        report = campaign.report_folder(settings, run.run_key) / "evaluation.html"
+        _show(supervisor, stage, campaign.last_evaluation(store, run), report=report, console=console)
         if keep:
             console.print("\nServers stay up until Ctrl-C.")
             _last_line(settings, run, store)
+            store.dispose()
             _stay(supervisor)
         else:
             _last_line(settings, run, store)
+            store.dispose()
 
 
 def _new_home() -> Path:
@@ -98,6 +102,8 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
     console.print(f"Demo in {home}")
     with _told(console, "Prefect server"):
         prefect, base = _start_prefect(supervisor, home)
+    with _told(console, "onboarding from prefect.yaml", "deployed"):
+        deployment = _deploy(home, base)
     inbound, outbound = listen(), listen()
     receiver = f"http://127.0.0.1:{inbound.getsockname()[1]}"
     sandbox = f"http://127.0.0.1:{outbound.getsockname()[1]}"
@@ -113,28 +119,21 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
         "COMMPLAN_SMS__ACCOUNT_SID": f"AC{secrets.token_hex(16)}",
         "COMMPLAN_SMS__AUTH_TOKEN": secrets.token_hex(16),
         "COMMPLAN_CLOCK__ORIGIN": BEGINS.isoformat(),
-        # The worker needs about this long until the first line of the flow; it then waits for the clock.
-        "COMMPLAN_CLOCK__ANCHOR": str(round(time.time() + 14)),
+        # About what comes before the first line of the flow, which then waits for the clock to begin.
+        "COMMPLAN_CLOCK__ANCHOR": str(round(time.time() + 9)),
         "COMMPLAN_CLOCK__FACTOR": str(round(86_400 / day)),
         "CRM_DATABASE_URL": f"sqlite:///{home / 'crm.sqlite'}",
     }
     with _told(console, f"sandbox with {contacts:,} customers"):
         child = supervisor.start(
             "sandbox",
-            python(
-                "-m",
-                "commplan",
+            _command(
                 "sandbox",
-                "--fd",
-                str(outbound.fileno()),
-                "--crm",
-                str(home / "crm.sqlite"),
-                "--contacts",
-                str(contacts),
-                "--seed",
-                str(seed),
-                "--key-file",
-                str(home / "webhook.pem"),
+                fd=outbound.fileno(),
+                crm=home / "crm.sqlite",
+                contacts=contacts,
+                seed=seed,
+                key_file=home / "webhook.pem",
             ),
             environment=environment,
             cwd=_ROOT,
@@ -148,7 +147,7 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
     with _told(console, "receiver and worker"):
         child = supervisor.start(
             "receiver",
-            python("-m", "commplan", "serve", "--fd", str(inbound.fileno())),
+            _command("serve", fd=inbound.fileno()),
             environment=environment,
             cwd=_ROOT,
             fds=[inbound.fileno()],
@@ -161,7 +160,14 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
             cwd=_ROOT,
         )
         supervisor.wait_for(child, lambda: _answers(f"{receiver}/healthz"), seconds=60)
-    return _Stage(home=home, prefect=prefect, receiver=receiver, sandbox=sandbox, environment=environment)
+    return _Stage(
+        home=home, prefect=prefect, deployment=deployment, receiver=receiver, sandbox=sandbox, environment=environment
+    )
+
+
+def _command(name: str, **options: object) -> list[str]:
+    words = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", str(value))]
+    return python("-m", "commplan", name, *words)
 
 
 def _start_prefect(supervisor: Supervisor, home: Path) -> tuple[str, dict[str, str]]:
@@ -206,29 +212,40 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def _told(console: Console, what: str) -> Iterator[None]:
+def _told(console: Console, what: str, done: str = "started") -> Iterator[None]:
     began = time.monotonic()
-    with console.status(f"starting {what}"):
+    with console.status(what):
         yield
-    console.print(f"started {what} in {time.monotonic() - began:.1f} s")
+    console.print(f"{done} {what} in {time.monotonic() - began:.1f} s")
 
 
-def _deploy(stage: _Stage, console: Console) -> str:
-    with _told(console, "onboarding from prefect.yaml"):
-        answer = subprocess.run(  # noqa: S603 (our own command)
-            python("-m", "flows.deployment", "--run", "onboarding", "--run-key", RUN_KEY),
-            env=stage.environment,
-            cwd=_ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if answer.returncode:
-            log = stage.home / "logs" / "deployment.log"
-            log.write_text(answer.stderr, encoding="utf-8")
-            raise ChildError(f"the deployments could not be made; see {log}")
-    return str(json.loads(answer.stdout.splitlines()[-1])["flow_run"])
+def _deploy(home: Path, environment: Mapping[str, str]) -> str:
+    answer = subprocess.run(  # noqa: S603 (our own command)
+        python("-m", "flows.deployment"),
+        env=dict(environment),
+        cwd=_ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        log = home / "logs" / "deployment.log"
+        log.write_text(answer.stderr, encoding="utf-8")
+        raise ChildError(f"the deployments could not be made; see {log}")
+    return str(json.loads(answer.stdout.splitlines()[-1])["deployments"]["onboarding"])
+
+
+def _start_run(stage: _Stage) -> str:
+    answer = httpx.post(
+        f"{stage.prefect}/api/deployments/{stage.deployment}/create_flow_run",
+        json={"parameters": {"run_key": RUN_KEY}},
+        timeout=30,
+        trust_env=False,
+    )
+    if answer.status_code != httpx.codes.CREATED:
+        raise ChildError(f"the run could not be started; see {stage.home / 'logs' / 'prefect-server.log'}")
+    return str(answer.json()["id"])
 
 
 def _open(stage: _Stage) -> tuple[Settings, Store]:
@@ -264,7 +281,8 @@ def _watch(supervisor: Supervisor, stage: _Stage, store: Store, *, flow_run: str
         or ledger_run.load_run(store, run.run_id).state is not RunState.FINISHED
     ):
         raise RunError(
-            f"the flow run ended as {state['name']}: {state.get('message') or 'no reason given'}; see {stage.home / 'logs' / 'worker.log'}"
+            f"the flow run ended as {state['name']}: {state.get('message') or 'no reason given'}; "
+            f"see {stage.home / 'logs' / 'worker.log'}"
         )
     return run
 
@@ -323,15 +341,14 @@ def _progress(console: Console) -> Iterator[Tell]:
         yield tell
 
 
-def _show(supervisor: Supervisor, stage: _Stage, settings: Settings, store: Store, run: Run, console: Console) -> None:
-    judged = campaign.last_evaluation(store, run)
+def _show(supervisor: Supervisor, stage: _Stage, judged: Evaluation, *, report: Path, console: Console) -> None:
     console.print()
     terminal.show(terminal.summary(judged))
     console.print()
     for name, peak in sorted(supervisor.peaks.items()):
         console.print(f"peak memory  {name}: {peak / 1e6:.0f} MB")
     console.print(f"\nEvaluation in the Prefect UI  {_artifact(stage, judged.plan)}", soft_wrap=True)
-    console.print(f"Report  {campaign.report_folder(settings, run.run_key) / 'evaluation.html'}", soft_wrap=True)
+    console.print(f"Report  {report}", soft_wrap=True)
     (stage.home / "finished").touch()
 
 
@@ -342,10 +359,9 @@ def _artifact(stage: _Stage, plan: str) -> str:
 
 
 def _last_line(settings: Settings, run: Run, store: Store) -> None:
+    proof = campaign.prove(store, settings, run.run_key)
     with store.read() as connection:
-        proof = books.balance(connection, run.run_id, run.run_key)
         sent = books.accepted_by_channel(connection, run.run_id)
-    store.dispose()
     path = campaign.report_folder(settings, run.run_key) / "evaluation.html"
     audience = proof.steps[0].contacts if proof.steps else 0
     sys.stdout.write(

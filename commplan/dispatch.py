@@ -24,7 +24,7 @@ from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, TextMessag
 from commplan.errors import DeliveryError, HaltError, RejectedError, TransientError
 from commplan.ids import AttemptId, RunId, TokenPurpose, new_attempt_id
 from commplan.ledger import close
-from commplan.ledger.claim import Batch, Outgoing, Shard, claim, look
+from commplan.ledger.claim import WHOLE, Batch, Outgoing, Shard, claim, look
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.store.tables import messages
@@ -68,7 +68,7 @@ class Sender:
         run_id: RunId,
         step_no: int,
         *,
-        shard: Shard = Shard(),
+        shard: Shard = WHOLE,
         progress: Callable[[int], None] | None = None,
     ) -> Tally:
         """Send everything of a step that is due, or this shard of it; return what became of it.
@@ -107,7 +107,7 @@ class Sender:
 
     def _send_emails(self, batch: Batch, tally: Tally) -> bool:
         groups = [list(batch.seqs)]
-        tries = 0
+        tries, began = 0, time.monotonic()
         while groups:
             seqs = groups.pop()
             attempt_id = new_attempt_id()
@@ -121,7 +121,7 @@ class Sender:
                 retry = self._close_failure(attempt_id, sent, error, tally)
                 if isinstance(error, TransientError):
                     tries += 1
-                    if (wait := next_wait(error, tries)) is None:
+                    if (wait := next_wait(error, tries, spent=time.monotonic() - began)) is None:
                         return True
                     time.sleep(wait)
                 groups.extend(retry)
@@ -212,7 +212,7 @@ class Sender:
     def _send_texts(self, batch: Batch, tally: Tally) -> bool:
         width = self.settings.sms.connections
         waiting = list(batch.seqs)
-        tries = 0
+        tries, began = 0, time.monotonic()
         with ThreadPoolExecutor(max_workers=width, thread_name_prefix="sms") as pool:
             while waiting:
                 seqs, waiting = waiting[:width], waiting[width:]
@@ -223,7 +223,7 @@ class Sender:
                 refused, error = self._close_texts(sent, tally)
                 if error is not None:
                     tries += 1
-                    if (wait := next_wait(error, tries)) is None:
+                    if (wait := next_wait(error, tries, spent=time.monotonic() - began)) is None:
                         return True
                     time.sleep(wait)
                     waiting[:0] = refused

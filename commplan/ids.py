@@ -63,7 +63,7 @@ class Keyring:
     def __init__(self, secret: str, earlier: Sequence[str] = ()) -> None:
         secrets = [secret, *earlier]
         self._address_key = self._derive(secrets[-1], "address")
-        self._ciphers = [Cipher(algorithms.AES(self._derive(s, "token")), modes.ECB()) for s in secrets]
+        self._ciphers = [Cipher(algorithms.AES(self._derive(s, "token")), modes.ECB()) for s in secrets]  # noqa: S305 (one block, never two)
         #: Public name of the first secret, kept in the store so that another secret is noticed.
         self.fingerprint = hmac.new(self._address_key, b"fingerprint", hashlib.sha256).hexdigest()[:16]
 

@@ -57,9 +57,13 @@ def read_people(folder: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     root = yamlfile.parse(yamlfile.read_text(path), str(path)).root
-    if not isinstance(root, dict) or not all(isinstance(columns, dict) for columns in root.values()):
-        raise InputError.one(str(path), "it is not a list of people by language", "write en: {first_name: Ada}")
-    return {str(locale): {str(name): str(value) for name, value in columns.items()} for locale, columns in root.items()}
+    people = {}
+    for locale, columns in root.items() if isinstance(root, dict) else ():
+        if isinstance(columns, dict):
+            people[locale] = {name: str(value) for name, value in columns.items()}
+    if not people or len(people) != len(root):
+        raise InputError.one(str(path), "it is not one person for each language", "write en: {first_name: Ada}")
+    return people
 
 
 def _segments(plan: Plan) -> list[str | None]:

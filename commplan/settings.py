@@ -71,7 +71,7 @@ class SmsSettings(_Group):
 
 
 class ClockSettings(_Group):
-    """Plan time for rehearsals (DESIGN, invariant 10): at machine second `anchor` it is `origin`, running `factor` times as fast."""
+    """Plan time for rehearsals: at machine second `anchor` it is `origin`, and it runs `factor` times as fast."""
 
     origin: datetime | None = Field(None, description="Plan time at the anchor; only the demo and tests set it")
     anchor: float = Field(0.0, description="Machine seconds since the epoch")

@@ -110,7 +110,7 @@ def show(renderable: RenderableType, *, error: bool = False) -> None:
 
 
 def show_status(store: Store, key: str | None) -> bool:
-    """Show a run's books, what is due next and why it is held, or the newest runs; tell whether there is no more to come."""
+    """Show a run's books, what is due next and why it is held, or the newest runs; tell whether nothing more comes."""
     if key is None:
         table = _table("Newest runs", ["run", "state", "since"])
         for run in ledger_run.list_runs(store):

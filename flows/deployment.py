@@ -1,15 +1,14 @@
 """Putting the deployments of ``prefect.yaml`` on a Prefect server, and starting one of them.
 
-``python -m flows.deployment [--run NAME --run-key KEY]`` makes the work pool and every deployment, again if they are
-there, and prints one JSON line. One process with one client: the same by command line takes several times as long.
+``python -m flows.deployment`` makes the work pools and every deployment, again if they are there, and prints their ids
+as one JSON line. One process with one client: the same by Prefect's command line takes several times as long.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -66,25 +65,11 @@ def deploy(client: SyncPrefectClient, root: Path) -> dict[str, UUID]:
     return ids
 
 
-def start(client: SyncPrefectClient, deployment: UUID, parameters: Mapping[str, Any]) -> UUID:
-    """Start a run of a deployment; a second start with the same run key joins the same run in the ledger."""
-    return client.create_flow_run_from_deployment(deployment, parameters=dict(parameters)).id
-
-
 def main() -> None:
-    """Deploy the project this file belongs to and, if asked, start one deployment."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--run", help="name of a deployment to start")
-    options.add_argument("--run-key", help="names the occurrence; needed with --run")
-    asked = options.parse_args()
-    root = Path(__file__).resolve().parent.parent
-    answer: dict[str, object] = {}
+    """Deploy the project that this file belongs to."""
     with get_client(sync_client=True) as client:
-        ids = deploy(client, root)
-        answer["deployments"] = {name: str(found) for name, found in ids.items()}
-        if asked.run is not None:
-            answer["flow_run"] = str(start(client, ids[asked.run], {"run_key": asked.run_key}))
-    print(json.dumps(answer))  # noqa: T201 (the answer of this command)
+        ids = deploy(client, Path(__file__).resolve().parent.parent)
+    sys.stdout.write(json.dumps({"deployments": {name: str(found) for name, found in ids.items()}}) + "\n")
 
 
 if __name__ == "__main__":

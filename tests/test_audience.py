@@ -36,7 +36,7 @@ SINCE = datetime(2026, 11, 1, tzinfo=ZoneInfo("Asia/Shanghai"))
 TABLE = """CREATE TABLE customers (customer_id integer, full_name text, email text, mobile text, lang text, tz text,
     signed_up_at {time}, lifetime_value integer, sms_opt_in text)"""
 PEOPLE: list[tuple[object, ...]] = [
-    (1, "Ann", "Ann.Lee@Person.Example.com", "+1 202-555-0123", "en_gb", "Europe/London", "2026-11-20 10:00", 1500, "1"),
+    (1, "Ann", "Ann.Lee@Person.Example.com", "+1 202-555-0123", "en_gb", "Europe/London", "2026-11-20", 1500, "1"),
     (2, "李雷", "lilei@person.example.com", "+8613800138000", "zh-cn", "Asia/Shanghai", "2026-11-21 10:00", 10, "yes"),
     (3, "Bob", "bob@", "12", "klingon", "Mars/Base", "2026-11-22 10:00:00", None, "maybe"),
     (4, "Cai", None, "2025550124", None, None, "2026-11-23 10:00:00", 1000, "0"),
@@ -828,8 +828,7 @@ def test_a_time_that_means_nothing_certain_is_refused_without_quoting_it(value: 
 
 _LOCAL = st.text(alphabet="abzAZ09._+-'\" @(é李", min_size=0, max_size=70)
 _DOMAIN = st.sampled_from(
-    ["person.example.com", "Person.EXAMPLE.com", "例え.jp", "xn--r8jz45g.jp", "localhost", "a..b", "x.test", "-a.com"]
-    + ["1.2.3.4", "[1.2.3.4]", "", "com", "a_b.com", "a.c"]
+    ["person.example.com", "Person.EXAMPLE.com", "例え.jp", "xn--r8jz45g.jp", "localhost", "a..b", "x.test", "-a.c"]
 ) | st.text(alphabet="abA1-._李", max_size=70)
 
 

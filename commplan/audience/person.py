@@ -210,7 +210,7 @@ def read_zone(text: object) -> str | None:
     """Return the name of an IANA time zone, or None."""
     try:
         return ZoneInfo(str(text).strip()).key
-    except (ValueError, OSError):
+    except (KeyError, ValueError, OSError):
         return None
 
 

@@ -16,7 +16,7 @@ import orjson
 from python_http_client import Client
 from sendgrid import SendGridAPIClient
 
-from commplan.channels.failures import http_date, of_sendgrid
+from commplan.channels.failures import http_date, of_sendgrid, plain_id
 from commplan.channels.transport import Answer, Transport
 from commplan.envelope import Acceptance, EmailBatch, EmailRecipient
 from commplan.errors import RejectedError
@@ -132,7 +132,7 @@ class SendGridGateway:
             if error.index is not None and error.index >= len(batch.recipients):
                 error.index = None
             raise
-        provider_id = response.headers.get("x-message-id")
+        provider_id = plain_id(response.headers.get("x-message-id"))
         if response.status_code != 202 or (provider_id is None and response.body):
             raise of_sendgrid(response.status_code, response.headers, response.body)
         return Acceptance(provider_id=provider_id, provider_time=http_date(response.headers.get("date", "")))

@@ -165,6 +165,7 @@ TWILIO_CODES: Mapping[int, Failure] = {
 }
 
 _PERSONALIZATION = re.compile(r"personalizations[.\[](\d{1,4})\b")
+_ID = re.compile(r"[A-Za-z0-9_.:=-]{1,200}")
 _POSITION = re.compile(r"[.\[]\d+\]?")
 #: What a field path may look like; anything else might quote what was sent.
 _FIELD = re.compile(r"[a-z_]{1,40}([.\[][a-z_\d]{1,40}\]?){0,6}")
@@ -280,6 +281,11 @@ def http_date(text: str) -> datetime | None:
         return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def plain_id(value: object) -> str | None:
+    """Return a provider's id if it is one that a ledger can keep: up to 200 letters, digits and ``-_.:=``."""
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from twilio.http import HttpClient
 from twilio.http.response import Response
 from twilio.rest import Client
 
-from commplan.channels.failures import TWILIO_CODES, http_date, of_twilio
+from commplan.channels.failures import TWILIO_CODES, http_date, of_twilio, plain_id
 from commplan.channels.transport import Transport
 from commplan.envelope import Acceptance, TextMessage
 from commplan.errors import RejectedError, UnknownError
@@ -105,9 +105,10 @@ class TwilioGateway:
             )
         except (ValueError, AttributeError, TypeError):
             raise UnknownError("Twilio's answer is not the message it documents; it may have accepted") from None
-        if created.data.sid is None and created.status_code != 201:
+        sid = plain_id(created.data.sid)
+        if sid != created.data.sid or (sid is None and created.status_code != 201):
             raise of_twilio(created.status_code, created.headers, b"")
-        return Acceptance(provider_id=created.data.sid, provider_time=http_date(created.headers.get("date", "")))
+        return Acceptance(provider_id=sid, provider_time=http_date(created.headers.get("date", "")))
 
     def close(self) -> None:
         """Close the idle connections."""

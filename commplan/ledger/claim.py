@@ -77,6 +77,10 @@ class Shard:
         return true() if self.count == 1 else messages.c.seq % self.count == self.index
 
 
+#: All of a step.
+WHOLE = Shard()
+
+
 def claim(
     store: Store,
     *,
@@ -85,7 +89,7 @@ def claim(
     worker: str,
     limit: int,
     lease: float,
-    shard: Shard = Shard(),
+    shard: Shard = WHOLE,
 ) -> Batch | None:
     """Take up to `limit` due messages of a step that share a text; None when nothing is due or the run is stopped.
 

@@ -52,7 +52,7 @@ def start_sandbox(
     clock = settings.make_clock()
     if wishes.crm is not None and wishes.contacts is not None and not wishes.crm.exists():
         now = clock.origin if not clock.is_real else clock.now()
-        crm.create(wishes.crm, contacts=wishes.contacts, seed=wishes.seed, now=now, site=address)
+        crm.create(wishes.crm, contacts=wishes.contacts, seed=wishes.seed, now=now, site=f"{address}/site")
     config = SandboxConfig(
         api_key=api_key,
         account_sid=account,

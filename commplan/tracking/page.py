@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from commplan.audience.person import read_phone
+from commplan.audience.address import read_phone
 from commplan.consent import SCOPE_ALL, active, lift, suppress
 from commplan.ids import AddressKey, MessageRef, TokenPurpose
 from commplan.ledger import facts as ledger

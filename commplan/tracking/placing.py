@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select
 
-from commplan.audience.person import read_email
+from commplan.audience.address import read_email
 from commplan.consent import SCOPE_ALL, suppress
 from commplan.ids import AddressKey, MessageRef, RunId
 from commplan.ledger.facts import Fact

@@ -61,6 +61,7 @@ def test_a_fault_is_the_same_for_everybody_whom_it_hits(press) -> None:
         "{{ '%d' | format(name) }}",
         "{{ {}[name] }}",
         "{{ name.foo }}",
+        "{{ 'x'.encode(name) }}",
         "{{ name() }}",
         "{{ name | sum }}",
         "{{ name | groupby(name) }}",

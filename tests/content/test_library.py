@@ -128,6 +128,12 @@ def test_ten_slots_and_more_are_not_mistaken_for_each_other(press) -> None:
         assert [other for other in message.skeleton.placeholders if one in other] == [one]
 
 
+def test_filling_is_one_pass_and_the_longest_placeholder_wins() -> None:
+    assert fill("p1 p10 p1", ["p1", "p10"], ["p10", "p1"]) == "p10 p1 p10"
+    with pytest.raises(ValueError, match="1 placeholders, 0 values"):
+        fill("p1", ["p1"], [])
+
+
 def test_values_over_the_limit_get_a_skeleton_of_their_own(press) -> None:
     printed = press()
     small, big = printed.mail(name="a"), printed.mail(name="é" * (MAX_VALUES // 2))

@@ -194,6 +194,15 @@ def test_a_gateway_works_again_after_each_of_them(line: Line, case: str) -> None
     assert len(line.provider.requests) == 2
 
 
+@pytest.mark.parametrize("sid", ["x" * 5_000, "SM 1\x00", 17, ["SM1"]])
+def test_an_id_that_no_ledger_can_keep_is_none(line: Line, sid: Any) -> None:
+    if line.channel == "email":
+        line.provider.script(line.provider.answer(line.status, f"X-Message-Id: [{sid}]"))
+    else:
+        line.provider.script(line.accept(body=json.dumps({"sid": sid}).encode()))
+    assert line.outcome() == (None if line.channel == "email" else UnknownError)
+
+
 def test_an_acceptance_may_come_in_chunks(line: Line) -> None:
     body = b"" if line.channel == "email" else b"%x\r\n%s\r\n" % (len(_RESOURCE), _RESOURCE)
     head = f"HTTP/1.1 {line.status}\r\nX-Message-Id: id-1\r\nTransfer-Encoding: chunked\r\n\r\n"

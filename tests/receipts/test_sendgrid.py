@@ -1,0 +1,179 @@
+"""SendGrid's events are read as documented, believed only when signed, and never quoted."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+from sendgrid.helpers.eventwebhook import EventWebhook
+
+from commplan.errors import ForgedError, UnreadableError
+from commplan.receipts import sendgrid
+from commplan.terms import ReceiptKind
+
+_COMMON = {
+    "email": "ann@person.example.com",
+    "timestamp": 1764554400,
+    "sg_event_id": "ZGVsaXZlcmVkLTAtMTg5",
+    "sg_message_id": "Xj5LkYgbS3mMSqaL.recvd-85abf8d92c-3qfgp-2-7890E356-43C.0",
+    "cp_m": "A" * 22,
+    "cp_a": "0" * 32,
+}
+#: One event of each documented type, with the fields that only it has.
+_EVENTS: list[tuple[dict[str, Any], ReceiptKind, str | None]] = [
+    (
+        {"event": "processed", "smtp-id": "<1@g>", "send_at": 0, "pool": {"name": "new", "id": 2}},
+        ReceiptKind.PROCESSED,
+        None,
+    ),
+    (
+        {"event": "deferred", "response": "450 4.2.1 later", "attempt": "5", "domain": "x", "status": "4.2.1"},
+        ReceiptKind.DEFERRED,
+        "4.2.1",
+    ),
+    ({"event": "delivered", "response": "250 OK", "ip": "127.0.0.1", "tls": 1}, ReceiptKind.DELIVERED, None),
+    (
+        {
+            "event": "bounce",
+            "type": "bounce",
+            "reason": "550 no such user",
+            "status": "5.1.1",
+            "bounce_classification": "Invalid Address",
+        },
+        ReceiptKind.BOUNCED,
+        "5.1.1",
+    ),
+    ({"event": "bounce", "type": "blocked", "reason": "550 spam", "status": "5.7.1"}, ReceiptKind.BLOCKED, "5.7.1"),
+    ({"event": "dropped", "reason": "Bounced Address", "status": "5.0.0"}, ReceiptKind.DROPPED, "bounced_address"),
+    ({"event": "dropped", "reason": "Unsubscribed Address"}, ReceiptKind.DROPPED, "unsubscribed_address"),
+    ({"event": "dropped", "reason": "Spam Reporting Address"}, ReceiptKind.DROPPED, "spam_reporting_address"),
+    ({"event": "dropped", "reason": "Invalid"}, ReceiptKind.DROPPED, "invalid"),
+    ({"event": "dropped", "reason": "Recipient List over Package Quota"}, ReceiptKind.DROPPED, "over_quota"),
+    ({"event": "dropped", "reason": "something new", "email": ""}, ReceiptKind.DROPPED, "other"),
+    ({"event": "open", "ip": "1.2.3.4", "useragent": "Mail", "sg_content_type": "html"}, ReceiptKind.OPENED, None),
+    ({"event": "open", "sg_machine_open": True}, ReceiptKind.MACHINE_OPENED, None),
+    ({"event": "open", "sg_machine_open": False}, ReceiptKind.OPENED, None),
+    (
+        {"event": "click", "url": "https://x.example.com", "url_offset": {"index": 0, "type": "html"}},
+        ReceiptKind.CLICKED,
+        None,
+    ),
+    ({"event": "spamreport", "category": ["a", "b"]}, ReceiptKind.COMPLAINED, None),
+    ({"event": "unsubscribe", "category": "a"}, ReceiptKind.OPTED_OUT, None),
+    ({"event": "group_unsubscribe", "asm_group_id": 10}, ReceiptKind.OPTED_OUT, None),
+    ({"event": "group_resubscribe", "asm_group_id": 10}, ReceiptKind.OPTED_IN, None),
+    ({"event": "account_status_change", "type": "compliance_suspend"}, ReceiptKind.IGNORED, "account_status_change"),
+]
+
+
+def read(*events: object) -> sendgrid.Parsed:
+    return sendgrid.parse(json.dumps(events).encode() + b"\r\n")
+
+
+@pytest.mark.parametrize(("event", "kind", "code"), _EVENTS)
+def test_each_documented_event_is_understood(event, kind, code) -> None:
+    (receipt,) = read({**_COMMON, **event}).receipts
+    assert (receipt.kind, receipt.code) == (kind, code)
+    assert receipt.at == datetime.fromtimestamp(1764554400, UTC)
+    assert (receipt.token, receipt.attempt_id) == ("A" * 22, "0" * 32)
+
+
+@pytest.mark.parametrize(("event", "kind", "code"), _EVENTS)
+def test_nothing_a_receipt_shows_quotes_a_person(event, kind, code) -> None:
+    (receipt,) = read({**_COMMON, **event}).receipts
+    assert "person.example.com" not in repr(receipt)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{}, [], None, "open", 7, {"event": "open"}, {"timestamp": 1764554400}]
+    + [{"event": "open", "timestamp": value} for value in (None, True, "", "x", [], {}, -1, 1e300, 1764554400000)]
+    + [{"event": value, "timestamp": 1764554400} for value in (None, 3, [], "", " \x00")],
+)
+def test_an_event_that_does_not_say_what_happened_when_is_counted(event) -> None:
+    parsed = read(event, {**_COMMON, "event": "open"})
+    assert (len(parsed.receipts), parsed.unreadable) == (1, 1)
+
+
+def test_a_time_written_as_text_is_a_time() -> None:
+    assert read({**_COMMON, "event": "open", "timestamp": "1764554400"}).receipts[0].at is not None
+
+
+def test_a_fact_keeps_its_key_when_the_event_id_changes_and_loses_it_when_the_fact_does() -> None:
+    base = {**_COMMON, "event": "click", "url": "https://x.example.com/a"}
+
+    def key(**changes: object) -> str:
+        return read({**base, **changes}).receipts[0].key
+
+    assert key(sg_event_id="other", ip="9.9.9.9", useragent="x") == key()
+    others = [
+        key(timestamp=1764554401),
+        key(url="https://x.example.com/b"),
+        key(cp_m="B" * 22),
+        key(cp_a="1" * 32),
+        key(event="open"),
+        key(sg_message_id="other"),
+    ]
+    assert len({key(), *others}) == 7
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"nonsense", b"\xff", b"[" * 100_000, b"1" * 10_000])
+def test_a_post_that_is_no_list_of_events_is_unreadable(body) -> None:
+    with pytest.raises(UnreadableError):
+        sendgrid.parse(body)
+
+
+@given(st.binary())
+def test_no_bytes_raise_anything_else(body) -> None:
+    try:
+        sendgrid.parse(body)
+    except UnreadableError:
+        pass
+
+
+def _key() -> tuple[ec.EllipticCurvePrivateKey, str]:
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return private, b64encode(public).decode()
+
+
+def _sign(private: ec.EllipticCurvePrivateKey, body: bytes, timestamp: str = "1764554400") -> dict[str, str]:
+    signature = private.sign(timestamp.encode() + body, ec.ECDSA(hashes.SHA256()))
+    return {sendgrid.SIGNATURE_HEADER: b64encode(signature).decode(), sendgrid.TIMESTAMP_HEADER: timestamp}
+
+
+def test_what_the_official_sdk_accepts_is_accepted() -> None:
+    private, public = _key()
+    body = '[{"event":"open","useragent":"你好"}]\r\n'
+    headers = _sign(private, body.encode())
+    official = EventWebhook(public)
+    assert official.verify_signature(body, headers[sendgrid.SIGNATURE_HEADER], headers[sendgrid.TIMESTAMP_HEADER])
+    sendgrid.verify(body.encode(), headers, [public])
+
+
+def test_any_of_several_keys_may_have_signed_and_a_spoilt_one_does_no_harm() -> None:
+    private, public = _key()
+    rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    wrong_kind = b64encode(rsa_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+    body = b"\xff\xfe not text"
+    sendgrid.verify(body, _sign(private, body), ["", "not base64!", wrong_kind, _key()[1], public])
+    with pytest.raises(ForgedError):
+        sendgrid.verify(body, _sign(private, body), ["", "not base64!", wrong_kind, _key()[1]])
+
+
+@given(signature=st.text(max_size=200), timestamp=st.text(max_size=20), body=st.binary(max_size=50))
+def test_no_made_up_signature_is_accepted_or_breaks_anything(signature, timestamp, body) -> None:
+    headers = {sendgrid.SIGNATURE_HEADER: signature, sendgrid.TIMESTAMP_HEADER: timestamp}
+    with pytest.raises(ForgedError):
+        sendgrid.verify(body, headers, [_PUBLIC])
+
+
+_PUBLIC = _key()[1]
