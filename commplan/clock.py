@@ -1,4 +1,4 @@
-"""Plan time: the clock that waits, windows, event times and reports read (DESIGN, invariant 10).
+"""Plan time: the clock that waits, windows, event times and reports read.
 
 Never used for time-outs, leases, rate limits or signatures: those run on machine time, which nothing scales.
 """

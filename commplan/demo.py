@@ -160,6 +160,8 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
             cwd=_ROOT,
         )
         supervisor.wait_for(child, lambda: _answers(f"{receiver}/healthz"), seconds=60)
+    addresses = {"prefect": prefect, "receiver": receiver, "sandbox": sandbox}
+    (home / "addresses.json").write_text(json.dumps(addresses), encoding="ascii")
     return _Stage(
         home=home, prefect=prefect, deployment=deployment, receiver=receiver, sandbox=sandbox, environment=environment
     )

@@ -94,7 +94,7 @@ class InputError(CommplanError):
 
 
 class FenceError(CommplanError):
-    """A rehearsal would touch real people, or a live campaign would vanish into the sandbox (RULES R19)."""
+    """A rehearsal would touch real people, or a live campaign would vanish into the sandbox."""
 
     exit_code = 2
 

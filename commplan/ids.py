@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 #: Row id of a run.
 RunId = NewType("RunId", int)
-#: Name of one request to a provider; safe retries included, each request has its own (RULES R14).
+#: Name of one request to a provider; safe retries included, each request has its own.
 AttemptId = NewType("AttemptId", str)
 #: Row id of a batch, and its fencing token: it only ever grows.
 BatchId = NewType("BatchId", int)
-#: Keyed hash of a normalised address, the same in every run and for all people (RULES R8).
+#: Keyed hash of a normalised address, the same in every run and for all people.
 AddressKey = NewType("AddressKey", str)
 #: Opaque public name of one message, for one purpose.
 Token = NewType("Token", str)
@@ -72,7 +72,7 @@ class Keyring:
         return hmac.new(secret.encode(), purpose.encode(), hashlib.sha256).digest()
 
     def address_key(self, channel: str, address: str) -> AddressKey:
-        """Return the keyed hash of an address that is already normalised (RULES R8); 128 bits as hex."""
+        """Return the keyed hash of an address that is already normalised; 128 bits as hex."""
         digest = hmac.new(self._address_key, f"{channel}:{address}".encode(), hashlib.sha256)
         return AddressKey(digest.hexdigest()[:32])
 

@@ -20,7 +20,7 @@ from commplan.clock import Clock
 from commplan.errors import Finding, InputError
 from commplan.ids import Keyring
 
-#: Whether providers are the emulator or the real thing; a store is born as one of them (RULES R19).
+#: Whether providers are the emulator or the real thing; a store is born as one of them.
 ProviderKind = Literal["sandbox", "live"]
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     earlier_secret_keys: tuple[SecretStr, ...] = Field(
         (), description="Secrets used before, newest first; their links stay valid"
     )
-    live: str | None = Field(None, description="Name of the environment that may send for real (RULES R19)")
+    live: str | None = Field(None, description="Name of the environment that may send for real")
     allow_list: tuple[str, ...] = Field((), description="Addresses that a live store may write to without `live`")
     max_recipients: int = Field(1_000, ge=1, description="Most recipients of one run, and of one day")
     default_region: str = Field(

@@ -16,7 +16,7 @@ class Channel(StrEnum):
 
 
 class Purpose(StrEnum):
-    """Why we write, and so which consent it needs (RULES R9)."""
+    """Why we write, and so which consent it needs."""
 
     MARKETING = "marketing"
     SERVICE = "service"
@@ -35,12 +35,12 @@ class RunState(StrEnum):
 
 
 class MessageState(StrEnum):
-    """Where a message is. Each contact of the snapshot is in exactly one of these for every step (RULES R18)."""
+    """Where a message is. Each contact of the snapshot is in exactly one of these for every step."""
 
     EXCLUDED = "excluded"  #: left out when the run was planned; `reason` says why
     NOT_DUE = "not_due"  #: waits for an earlier step of the same person
     QUEUED = "queued"  #: has a due time; may be claimed once it has come
-    CLAIMED = "claimed"  #: in a worker's batch; certainly not on the wire yet (RULES R13)
+    CLAIMED = "claimed"  #: in a worker's batch; certainly not on the wire yet
     SENDING = "sending"  #: its request is on the wire
     UNKNOWN = "unknown"  #: the request may or may not have been accepted
     ACCEPTED = "accepted"  #: the provider took it
@@ -131,7 +131,7 @@ class Verdict(StrEnum):
 
 
 class Metric(StrEnum):
-    """What a goal may be about, besides ``conversion.<name>``; each rate's denominator is in RULES R23."""
+    """What a goal may be about, besides ``conversion.<name>``; each rate's denominator is given with it."""
 
     REACH = "reach"  #: people with at least one delivered message / people in the audience
     DELIVERED_RATE = "delivered_rate"  #: delivered / accepted

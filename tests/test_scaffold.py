@@ -33,6 +33,13 @@ def test_a_copy_differs_from_its_scenario_in_the_name_alone(templates: Path) -> 
     assert {file.name for file in made.parent.iterdir()} == {file.name for file in (templates / "onboarding").iterdir()}
 
 
+def test_what_an_editor_or_a_system_leaves_lying_about_is_not_copied(templates: Path) -> None:
+    for name in (".DS_Store", ".welcome.swp", "plan.yaml~", "__pycache__"):
+        (templates / "onboarding" / name).touch()
+    made = scaffold.new("onboarding", "partners", templates=templates, into=templates)
+    assert not [file.name for file in made.parent.iterdir() if file.name.startswith((".", "_")) or "~" in file.name]
+
+
 @pytest.mark.parametrize(
     ("written", "renamed"),
     [

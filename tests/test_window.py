@@ -115,6 +115,12 @@ def test_a_window_over_midnight_is_one_opening() -> None:
     assert night.span(utc("2026-12-01T18:00"), shanghai) == (utc("2026-12-02T12:00"), utc("2026-12-02T18:00"))
 
 
+def test_a_repeated_hour_inside_the_window_leaves_it_one_opening() -> None:
+    # Havana goes from 01:00 back to 00:00 on 1 November 2026.
+    span = Window.parse("00:00-06:00").span(utc("2026-11-01T04:30"), ZoneInfo("America/Havana"))
+    assert span == (utc("2026-11-01T04:00"), utc("2026-11-01T11:00"))
+
+
 def test_a_day_that_a_zone_never_had_is_passed_over() -> None:
     # Samoa went from 29 to 31 December 2011.
     opens, closes = next_open(SMS_HOURS, utc("2011-12-30T07:00"), [ZoneInfo("Pacific/Apia")])

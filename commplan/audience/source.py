@@ -130,7 +130,9 @@ class Source:
     def columns(self, statement: Statement, *, since: datetime | None) -> tuple[str, ...]:
         """Return the names of a query's columns without reading a row; names that repeat are refused."""
         with self._reading() as connection, self._limited(self._seconds):
-            result = connection.execute(*self._bind(f"SELECT * FROM (\n{statement.sql}\n) AS s WHERE 1 = 0", since))
+            result = connection.execute(
+                *self._bind(statement, f"SELECT * FROM (\n{statement.sql}\n) AS s WHERE 1 = 0", since)
+            )
             names = tuple(result.keys())
         # SQLite itself renames the second `id` of a subquery to `id:1`.
         repeated = {name for name in names if names.count(name) > 1 or name.rpartition(":")[0] in names}
@@ -158,7 +160,7 @@ class Source:
                 with self._limited(budget):
                     if not rows:
                         streaming = connection.execution_options(stream_results=True, max_row_buffer=CHUNK)
-                        result = stack.enter_context(streaming.execute(*self._bind(sql, since)))
+                        result = stack.enter_context(streaming.execute(*self._bind(statement, sql, since)))
                     chunk = result.fetchmany(CHUNK)
                 budget -= time.monotonic() - started
                 if budget < 0:
@@ -175,16 +177,18 @@ class Source:
                 if len(chunk) < CHUNK:
                     return
 
-    def _bind(self, sql: str, since: datetime | None) -> tuple[TextClause, dict[str, object]]:
-        statement = text(sql)
-        if "since" not in statement._bindparams:
-            return statement, {}
+    def _bind(
+        self, statement: Statement, sql: str, since: datetime | None
+    ) -> tuple[TextClause, dict[str, datetime | str]]:
+        """Return what to execute; `since` in the form that this database compares with its own times."""
+        if not statement.uses_since:
+            return text(sql), {}
         if since is None:
             raise InputError.one(self.place, "the query uses :since, and this run has none", "set audience.start")
         if self.dialect == "postgres":
-            return statement.bindparams(bindparam("since", type_=DateTime(timezone=True))), {"since": since}
+            return text(sql).bindparams(bindparam("since", type_=DateTime(timezone=True))), {"since": since}
         local = since.astimezone(self._zone).replace(tzinfo=None, microsecond=0)
-        return statement, {"since": local.isoformat(" ") if self.dialect == "sqlite" else local}
+        return text(sql), {"since": local.isoformat(" ") if self.dialect == "sqlite" else local}
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -20,7 +20,7 @@ from commplan.content.fault import Site, TemplateFault
 #: Every element of MJML 4 that is understood here; a misspelt one would silently vanish.
 _ELEMENTS = frozenset(
     (
-        *("attributes", "all", "breakpoint", "class", "font", "head", "include", "preview", "raw", "style", "title"),
+        *("attributes", "all", "breakpoint", "class", "font", "head", "preview", "raw", "style", "title"),
         *("accordion", "accordion-element", "accordion-text", "accordion-title", "body", "button", "column", "divider"),
         *("carousel", "carousel-image", "group", "hero", "image", "navbar", "navbar-link", "section", "spacer"),
         *("social", "social-element", "table", "text", "wrapper"),
@@ -101,7 +101,13 @@ def _from_mjml(document: Document, locate: Locate) -> str:
     for match in _ELEMENT.finditer(document.body):
         if match[1] not in _ELEMENTS:
             file, line = locate(match[0]) or (document.file, 0)
-            raise TemplateFault(file, line, None, f"<mj-{match[1]}> is not an MJML element", "check the spelling")
+            raise TemplateFault(
+                file,
+                line,
+                None,
+                f"<mj-{match[1]}> is not an MJML element",
+                "check the spelling; other files come in by {% include %}",
+            )
     if document.preheader and "<mj-preview" in document.body:
         file, line = locate("<mj-preview") or (document.file, 0)
         raise TemplateFault(file, line, None, "there are two preheaders", "take <mj-preview> out")

@@ -28,7 +28,7 @@ from commplan.evaluation.wording import plural
 from commplan.metrics import Cell, Metrics, People, tally
 from commplan.plan import Goal, Plan
 from commplan.pricing import Prices
-from commplan.terms import Channel, MessageState
+from commplan.terms import Channel, MessageState, RunState
 
 #: Age from which prices are pointed out as old.
 _OLD_PRICES = timedelta(days=365)
@@ -52,7 +52,6 @@ def evaluate(metrics: Metrics, plan: Plan, prices: Prices, *, run_key: str, now:
         topic=plan.topic,
         plan_digest=metrics.run.digest,
         sandbox=sandbox,
-        state=metrics.run.state,
         zone=str(plan.zone),
         evaluated_at=now,
         snapshot_at=metrics.run.snapshot_at,
@@ -215,6 +214,8 @@ def _surveys(metrics: Metrics, plan: Plan) -> Iterable[SurveyResult]:
 
 def _notes(metrics: Metrics, prices: Prices, steps: Iterable[StepResult], *, now: datetime) -> Iterable[str]:
     counts = metrics.tally()
+    if metrics.run.state in (RunState.CANCELLED, RunState.HELD):
+        yield f"The run is {metrics.run.state}: it sends nothing further."
     for step in steps:
         if step.difference:
             yield f"The books of step “{step.step}” are off by {step.difference:,}: see `commplan prove`."

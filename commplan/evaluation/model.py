@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from commplan.metrics import Tally
-from commplan.terms import Channel, MessageState, Purpose, Reason, RunState, Verdict
+from commplan.terms import Channel, MessageState, Purpose, Reason, Verdict
 
 #: Of what a figure is a count.
 Unit = Literal["people", "messages", "answers"]
@@ -164,7 +164,6 @@ class Evaluation(_Part):
     topic: str
     plan_digest: str
     sandbox: bool
-    state: RunState
     zone: str = Field(description="The zone that reports show times in")
     evaluated_at: datetime
     snapshot_at: datetime | None

@@ -133,7 +133,7 @@ def _steps(evaluation: Evaluation) -> Section:
                 "Replied",
                 "Answered",
                 "Opted out",
-                "Complained",
+                "Spam",
             ),
             rows=tuple(row(step) for step in evaluation.steps),
             numeric=frozenset(range(2, 11)),

@@ -34,70 +34,17 @@ CREATE TABLE customers (
 )
 """
 _COLUMNS = 12
-_CHUNK = 5_000
 
-_ENGLISH_FIRST = [
-    "Grace",
-    "Oliver",
-    "Amelia",
-    "Noah",
-    "Isla",
-    "Leo",
-    "Ava",
-    "George",
-    "Mia",
-    "Arthur",
-    "Ivy",
-    "Freddie",
-    "Lily",
-    "Theo",
-    "Florence",
-    "Oscar",
-    "Rosie",
-    "Henry",
-    "Willow",
-    "Jack",
-    "Ella",
-    "Luca",
-    "Ruby",
-    "Max",
-    "Zoe",
-    "Adam",
-    "Nora",
-    "Felix",
-    "Alice",
-    "Hugo",
-    "Siobhán",
-    "Zoë",
-    "José",
-    "O'Neil",
-]
-_ENGLISH_LAST = [
-    "Miller",
-    "Baker",
-    "Turner",
-    "Walker",
-    "Hughes",
-    "Carter",
-    "Foster",
-    "Murray",
-    "Bennett",
-    "Brooks",
-    "Reid",
-    "Palmer",
-    "Shaw",
-    "Porter",
-    "Doyle",
-    "Hayes",
-    "Fox",
-    "Barnes",
-    "Lloyd",
-    "Webb",
-    "O'Brien",
-    "Núñez",
-    "Smith-Jones",
-    "Grant",
-]
+_ENGLISH_FIRST = (
+    "Grace", "Oliver", "Amelia", "Noah", "Isla", "Leo", "Ava", "George", "Mia", "Arthur", "Ivy", "Freddie", "Lily",
+    "Theo", "Florence", "Oscar", "Rosie", "Henry", "Willow", "Jack", "Ella", "Luca", "Ruby", "Max", "Zoe", "Adam",
+    "Nora", "Felix", "Alice", "Hugo", "Siobhán", "Zoë", "José", "O'Neil",
+)  # fmt: skip
+_ENGLISH_LAST = (
+    "Miller", "Baker", "Turner", "Walker", "Hughes", "Carter", "Foster", "Murray", "Bennett", "Brooks", "Reid",
+    "Palmer", "Shaw", "Porter", "Doyle", "Hayes", "Fox", "Barnes", "Lloyd", "Webb", "O'Brien", "Núñez",
+    "Smith-Jones", "Grant",
+)  # fmt: skip
 #: Family names and given names with their spelling in Latin letters.
 _CHINESE_FAMILY = (
     ("王", "wang"), ("李", "li"), ("张", "zhang"), ("刘", "liu"), ("陈", "chen"), ("杨", "yang"), ("赵", "zhao"),

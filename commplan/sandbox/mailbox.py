@@ -214,16 +214,16 @@ class Mailboxes:
         self._report(mail, "open", moment, fields, happening=happening)
 
     async def _click(self, mail: Mail, person: Person, moment: float) -> None:
-        links = dict(enumerate(mail.links))
-        wanted = self._visitor.find(mail.urls, Place.SURVEY)[:1] or self._visitor.find(
-            mail.urls, Place.SETUP, Place.PAGE
-        )
-        if not wanted:
-            return
-        url = wanted[0] if len(wanted) == 1 else person.nth(mail.nth).pick("link", [wanted[0], *wanted])
-        position = next(at for at, link in links.items() if link.url == url)
+        url = self._visitor.survey_link(mail.urls, person.pleased)
+        if url is None:
+            pages = self._visitor.find(mail.urls, Place.SETUP, Place.PAGE)
+            if not pages:
+                return
+            # What a message is about stands first.
+            url = person.nth(mail.nth).pick("link", [pages[0], *pages])
+        position = mail.urls.index(url)
         self._truth.note(mail, "visited", moment)
-        self._click_event(mail, links[position], position, moment, person.nth(0).pick("browser", _BROWSERS))
+        self._click_event(mail, mail.links[position], position, moment, person.nth(0).pick("browser", _BROWSERS))
         await self._visitor.look(url)
 
     def _click_event(self, mail: Mail, link: Link, position: int, moment: float, agent: str) -> None:
@@ -241,7 +241,8 @@ class Mailboxes:
             mail.score = score
             self._truth.note(mail, "answered", moment)
 
-        for url in self._visitor.find(mail.urls, Place.SURVEY)[:1]:
+        url = self._visitor.survey_link(mail.urls, person.pleased)
+        if url is not None:
             words = person.comment(mail.nth, mail.language)
             await self._visitor.answer(url, person.nth(mail.nth), person.pleased, words, done)
 

@@ -5,6 +5,7 @@ Never mistakes one for another: whoever follows a link of a message does not uns
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
 from functools import partial
@@ -17,6 +18,10 @@ from commplan.sandbox.schedule import Schedule
 
 #: Machine seconds after which somebody whom a page failed comes back.
 _COME_BACK = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0)
+#: A score that a link to a survey carries.
+_SCORE = re.compile(r"[?&]score=(\d{1,2})\b")
+#: What a page that offers to take an opt-out back has in its form.
+_UNDO = "resubscribe"
 
 
 class Place(StrEnum):
@@ -54,6 +59,14 @@ class Visitor:
     def find(self, urls: Iterable[str], *places: Place) -> list[str]:
         """Return the links that lead to certain places, in their order."""
         return [url for url in urls if place_of(self._config, url) in places]
+
+    def survey_link(self, urls: Iterable[str], pleased: float) -> str | None:
+        """Return the link to a survey: of several that carry a score, the one that says how pleased the reader is."""
+        found = self.find(urls, Place.SURVEY)
+        scored = sorted((int(score[1]), url) for url in found if (score := _SCORE.search(url)))
+        if scored:
+            return scored[int(pleased * len(scored))][1]
+        return found[0] if found else None
 
     async def look(self, url: str) -> None:
         """Open a page and leave."""
@@ -98,6 +111,8 @@ class Visitor:
         posts = [form for form in page.forms if form.method == "post"]
         if not posts:
             return Page(status=404, url=page.url)
+        if any(value == _UNDO for _, value in posts[0].filled):
+            return page  # it was done before, and the page only offers to undo it
         page = Page(status=page.status, url=page.url, forms=tuple(posts))
         # Without a question to answer, people leave everything as the page suggests and press the first button.
         fields = choose(page) if choose else _as_suggested(page)

@@ -135,7 +135,7 @@ class Store:
 
 
 def open_store(settings: Settings, *, create: bool = True) -> Store:
-    """Open the store that the settings name, create it if allowed, and see that it belongs to them (RULES R19).
+    """Open the store that the settings name, create it if allowed, and see that it belongs to them.
 
     Raises FenceError when the store was born for providers of the other kind or under another secret, or a live
     store is opened with a scaled clock; StoreError when it cannot be used.

@@ -43,7 +43,7 @@ def _one_of(column: str, values: type[RunState] | type[MessageState] | type[Atte
     return CheckConstraint(f"{column} IN ({allowed})", name=column)
 
 
-#: One row, written when the store is created: what it is for ever (RULES R19).
+#: One row, written when the store is created: what it is for ever.
 store_info = Table(
     "store_info",
     metadata,
@@ -54,7 +54,7 @@ store_info = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
-#: Plan, templates and the settings that shape content, as they were when a run first started (RULES R2).
+#: Plan, templates and the settings that shape content, as they were when a run first started.
 bundles = Table(
     "bundles",
     metadata,
@@ -86,7 +86,7 @@ runs = Table(
     UniqueConstraint("plan", "occurrence"),
 )
 
-#: A plan's audience is resolved by one process at a time (RULES R7); the lease is on the database's clock.
+#: A plan's audience is resolved by one process at a time; the lease is on the database's clock.
 plan_locks = Table(
     "plan_locks",
     metadata,
@@ -95,7 +95,7 @@ plan_locks = Table(
     Column("lease_machine", Double, nullable=False),
 )
 
-#: Who went through a plan: reserved in the snapshot, kept at the first acceptance (RULES R7).
+#: Who went through a plan: reserved in the snapshot, kept at the first acceptance.
 enrolments = Table(
     "enrolments",
     metadata,
@@ -274,7 +274,7 @@ receipts = Table(
     Index(None, "run_id", "step_no", "seq"),
 )
 
-#: Reasons never to write, by address across all people, or by person (RULES R8, R9).
+#: Reasons never to write, by address across all people, or by person.
 suppressions = Table(
     "suppressions",
     metadata,

@@ -70,11 +70,11 @@ class Hooks:
         try:
             check(request, body, kind)
         except ForgedError as error:
-            _LOG.warning("refused a post: %s", error, extra={"post": kind.value})
+            _LOG.warning("refused a post", extra={"post": kind.value, "why": str(error)})
             return PlainTextResponse("not signed\n", status_code=403)
         except UnreadableError as error:
             digest = sha256(body).hexdigest()[:12]
-            _LOG.warning("cannot read a post: %s", error, extra={"post": kind.value, "digest": digest})
+            _LOG.warning("cannot read a post", extra={"post": kind.value, "digest": digest, "why": str(error)})
             return PlainTextResponse("not readable\n", status_code=400)
         tracking.append(self._store, kind=kind, query=dict(request.query_params), body=body)
         self._on_post()

@@ -8,25 +8,23 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
 
+from commplan.errors import InputError
 from commplan.settings import Settings
 from commplan.store import Store, open_store
 from commplan.web.app import create_app
 
 
-def make_server(store: Store, settings: Settings, *, host: str, port: int) -> uvicorn.Server:
-    """Return a server over an open store, ready to run; it applies what it receives in a thread of its own."""
+def make_server(store: Store, settings: Settings) -> uvicorn.Server:
+    """Return a server over an open store, to be run on bound sockets; it applies what it receives in its own thread."""
     return uvicorn.Server(
         uvicorn.Config(
             create_app(store, settings, applies=True),
-            host=host,
-            port=port,
             access_log=False,
             log_config=None,
             lifespan="on",
@@ -42,17 +40,26 @@ def make_server(store: Store, settings: Settings, *, host: str, port: int) -> uv
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8025, sock: socket.socket | None = None) -> None:
     """Serve until SIGINT or SIGTERM, then finish the requests under way and return; `sock` is already bound, if given.
 
-    Raises FenceError and StoreError as `open_store`, and SystemExit when the port cannot be had.
+    Raises FenceError and StoreError as `open_store`, and InputError when the port cannot be had.
     """
-    store = open_store(settings)
+    listener = _listen(host, port) if sock is None else sock
+    with contextlib.closing(listener):
+        store = open_store(settings)
+        try:
+            server = make_server(store, settings)
+            with _quiet_end(), contextlib.suppress(KeyboardInterrupt):
+                server.run(sockets=[listener])
+        finally:
+            store.dispose()
+
+
+def _listen(host: str, port: int) -> socket.socket:
     try:
-        server = make_server(store, settings, host=host, port=port)
-        with _quiet_end(), contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=None if sock is None else [sock])
-        if not server.started:
-            sys.exit(f"cannot listen on {host}:{port}; is another program using it?")
-    finally:
-        store.dispose()
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError):
+        raise InputError.one(
+            f"{host}:{port}", "the receiver cannot listen there", "see what else uses the port, or choose another"
+        ) from None
 
 
 @contextlib.contextmanager

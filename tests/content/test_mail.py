@@ -64,6 +64,7 @@ def test_a_link_must_be_a_web_address(press, mjml, url: str) -> None:
         ("<mj-text>one\n</mj-text>\n<mj-text>a < 3</mj-text>", 8),
         ("<mj-text>one</mj-text>\n<mj-text>{{ name }} never closed", 8),
         ("<mj-texte>x</mj-texte>", 6),
+        ('<mj-include path="/etc/passwd" />', 6),
     ],
 )
 def test_what_is_not_mjml_is_refused_with_its_line(press, mjml, elements: str, line: int) -> None:

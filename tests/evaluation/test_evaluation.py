@@ -105,10 +105,21 @@ def test_cost_is_accepted_mails_and_parts_at_the_price_of_their_country(run, ass
     assert any(note.startswith("4 SMS parts cost the default price") for note in assess(run_again(run)).notes)
 
 
-def run_again(run):
+def run_again(run, state="finished"):
     """The same people under another occurrence."""
     run.occurrence += "+"
+    run.state = state
     return run
+
+
+def test_a_cancelled_run_says_so_and_a_finished_one_is_what_it_was_while_executing(run, assess):
+    _campaign(run)
+    executing, finished, cancelled = (
+        assess(run_again(run, state=state)).model_copy(update={"run_key": "k", "occurrence": "o"})
+        for state in ("executing", "finished", "cancelled")
+    )
+    assert executing.digest == finished.digest != cancelled.digest
+    assert any("cancelled" in note for note in cancelled.notes)
 
 
 def test_old_prices_are_pointed_out(run, assess):

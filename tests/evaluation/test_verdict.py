@@ -2,11 +2,13 @@
 
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commplan import evaluation
 from commplan.evaluation.reading import RATES, Reading
 from commplan.evaluation.verdict import SCALES, decide, score_worth
 from commplan.plan import Target
@@ -237,3 +239,8 @@ def test_chance_and_the_baseline_inform_but_change_no_verdict(run, assess, make_
     assert goal.beyond_chance is True
     run.occurrence = "second"
     assert _only(assess, run, make_plan, _goal(baseline="55%")).beyond_chance is False
+
+
+def test_the_readme_names_every_metric():
+    text = (Path(evaluation.__file__).parent / "README.md").read_text(encoding="utf-8")
+    assert {metric for metric in Metric if f"`{metric}`" not in text} == set()

@@ -91,7 +91,7 @@ def _outcome(world, state, posts):  # type: ignore[no-untyped-def]
 _runs = iter(range(1_000_000))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=_STATES, tellings=_tellings())
 def test_any_order_any_repetition_and_any_split_of_receipts_end_in_the_same_rows(store, build, state, tellings) -> None:
     told, posts = tellings
@@ -100,7 +100,7 @@ def test_any_order_any_repetition_and_any_split_of_receipts_end_in_the_same_rows
     assert once == otherwise
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(state=_STATES, tellings=_tellings())
 def test_the_rows_say_exactly_what_the_receipts_of_the_current_attempt_say(store, build, state, tellings) -> None:
     told, _ = tellings

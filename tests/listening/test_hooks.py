@@ -201,7 +201,7 @@ _EVENTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=_EVENTS)
 def test_no_signed_events_whatever_they_say_break_the_receiver_or_hold_up_the_inbox(
     client, store, world, signer, events
@@ -213,13 +213,13 @@ def test_no_signed_events_whatever_they_say_break_the_receiver_or_hold_up_the_in
     assert applied.unreadable + applied.new + applied.known + applied.foreign == len(events)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=200) | st.text().map(lambda text: text.encode("utf-8", "replace")))
 def test_no_signed_bytes_whatever_they_are_break_the_receiver(client, signer, body) -> None:
     assert client.post(EVENTS, content=body, headers=signer.sendgrid(body)).status_code in (204, 400)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     form=st.dictionaries(
         st.sampled_from(["MessageSid", "MessageStatus", "ErrorCode", "From", "Body", "OptOutType"]),

@@ -267,19 +267,19 @@ def test_what_people_write_comes_back_escaped(client, sent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seq", "query", "tag", "word"),
+    ("seq", "query", "tag"),
     [
-        (1, "", "en", "Send"),
-        (2, "", "zh-CN", "提交"),
-        (3, "", "en", "Send"),
-        (1, "?lang=zh", "zh-CN", "提交"),
-        (2, "?lang=en", "en", "Send"),
+        (1, "", "en"),
+        (2, "", "zh-CN"),
+        (3, "", "en"),
+        (1, "?lang=zh", "zh-CN"),
+        (2, "?lang=en", "en"),
     ],
 )
-def test_a_page_speaks_the_recipients_language_unless_another_is_chosen(client, sent, seq, query, tag, word) -> None:
+def test_a_page_speaks_the_recipients_language_unless_another_is_chosen(client, sent, seq, query, tag) -> None:
     page = client.get(survey_link(sent, seq) + query).text
     assert f'<html lang="{tag}">' in page
-    assert word in page
+    assert ("提交" if tag == "zh-CN" else "Send") in page
     assert ("您的第一周感觉如何？" in page) == (tag == "zh-CN")
 
 

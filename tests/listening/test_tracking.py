@@ -13,7 +13,7 @@ from commplan import tracking
 from commplan.clock import Clock
 from commplan.consent import SCOPE_ALL, suppress
 from commplan.store import Store, open_store
-from commplan.store.tables import attempts, inbox, messages, receipts, replies
+from commplan.store.tables import attempts, bundles, inbox, messages, receipts, replies, runs
 from commplan.terms import Channel, MessageState, Reason
 from commplan.tracking import PostKind
 
@@ -385,6 +385,25 @@ def test_a_post_that_cannot_be_read_is_counted_and_does_not_hold_up_the_next(wor
     tracking.append(world.store, kind=PostKind.TWILIO_STATUS, query={"m": "?"}, body=b"%zz")
     applied = world.told(world.event("delivered", attempt=attempt))
     assert (applied.posts, applied.unreadable, applied.new) == (3, 2, 1)
+
+
+def test_a_post_that_cannot_be_applied_waits_and_holds_up_no_other(world, build, plan_text) -> None:
+    broken = build(world.store, plan_text=plan_text + "# another digest\n", occurrence="2")
+    with world.store.write() as connection:
+        connection.execute(
+            update(bundles)
+            .where(bundles.c.digest == select(runs.c.digest).where(runs.c.run_id == broken.run_id).scalar_subquery())
+            .values(files='{"plan.yaml": "of another time"}')
+        )
+    unheard = broken.event("unsubscribe", attempt=broken.send())
+    heard = world.event("delivered", attempt=world.send())
+    for one in (unheard, heard):
+        body = json.dumps([one]).encode()
+        tracking.append(world.store, kind=PostKind.SENDGRID_EVENTS, query={}, body=body)
+    assert tracking.apply_inbox(world.store).posts == 1
+    assert world.row().state == MessageState.DELIVERED
+    assert tracking.waiting(world.store) == 1
+    assert broken.row().opted_out_at is None
 
 
 def test_many_processes_apply_each_post_exactly_once(world, settings, store_url) -> None:
