@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from commplan import (
     conversion,
     evaluation,
     metrics,
+    notice,
     planfile,
     pricing,
     report,
@@ -43,7 +45,7 @@ from commplan.rendering import render_run
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.store.tables import evaluations, messages, recipients, runs
-from commplan.terms import RunState
+from commplan.terms import RunState, Verdict
 from commplan.witness import ask_sandbox
 
 #: Names in a run's frozen files, besides the plan and its templates.
@@ -303,6 +305,7 @@ class Campaign:
             ledger_run.set_state(
                 self.store, self.run.run_id, RunState.HELD, only_from=(RunState.EXECUTING,), reason=error.reason
             )
+            self.tell_owner(f"{self.run.run_key} is held", error.reason)
             raise RunError(
                 f"{self.run.run_key} is held: {error.reason}; mend that and start the same run again"
             ) from None
@@ -356,8 +359,15 @@ class Campaign:
                     )
                 )
             ledger_run.release_enrolments(connection, run_id)
-        ledger_run.set_state(store, run_id, RunState.FINISHED, only_from=(RunState.EXECUTING,))
+        if ledger_run.set_state(store, run_id, RunState.FINISHED, only_from=(RunState.EXECUTING,)):
+            verdicts = Counter(goal.verdict for goal in judged.goals)
+            found = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in Verdict if verdicts[verdict])
+            self.tell_owner(f"{self.run.run_key} is evaluated", f"{found}; commplan report {self.run.run_key}")
         return judged
+
+    def tell_owner(self, title: str, body: str) -> None:
+        """Tell the plan's owner something about the run, if the plan says where."""
+        notice.tell_owner(self.plan, os.environ, title=title, body=body)
 
 
 def apply_receipts(store: Store) -> int:

@@ -56,11 +56,12 @@ def new(
 ) -> None:
     """Make a plan of your own from a scenario, ready to edit."""
     from commplan.scaffold import new as make
+    from commplan.scaffold import to_edit
     from commplan.settings import load_settings
 
     templates = load_settings().templates
     plan = make(scenario, name, templates=templates, into=templates)
-    typer.echo(f"{plan}\nEdit it, then: commplan check {plan}")
+    typer.echo("\n".join([str(plan), *to_edit(plan), f"then: commplan check {plan}"]))
 
 
 @app.command()
@@ -93,7 +94,7 @@ def schema() -> None:
     """Print the JSON Schema of the plan file, for editors."""
     from commplan.plan import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
 @database.command("upgrade")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from commplan import yamlfile
 from commplan.errors import Finding, InputError, write_path
 from commplan.plan import Plan, Problem, advise, cross_check
-from commplan.plan.wording import sentence
+from commplan.plan.wording import meant_field, sentence
 from commplan.yamlfile import Document, KeyPath, Value
 
 
@@ -88,18 +88,17 @@ def _explained(document: Document, root: Mapping[str, Value], error: ValidationE
     else:
         problems = cross_check(root)
     reported = {finding.field for finding in document.findings}
-    meant = set()  # fields that a misspelt neighbour was meant to be
-    for detail in sorted(details, key=lambda detail: detail["type"] == "missing")[: yamlfile.MAX_FINDINGS + 1]:
+    details = sorted(details, key=lambda detail: detail["type"] == "missing")[: yamlfile.MAX_FINDINGS + 1]
+    misspelt = {(*detail["loc"][:-1], field) for detail in details if (field := meant_field(detail)) is not None}
+    for detail in details:
         if detail["type"] == "too_short" and detail["input"]:
             continue  # pydantic counts the entries that are right; what is wrong with the others is said
-        path = _written_path(detail["loc"])
+        if detail["type"] == "missing" and detail["loc"] in misspelt:
+            continue  # it is there under a name close to its own
         rule, remedy = sentence(detail)
-        if detail["type"] == "extra_forbidden" and remedy.startswith("did you mean "):
-            meant.add((*path[:-1], remedy.removeprefix("did you mean ").rstrip("?")))
-        is_known = detail["type"] == "missing" and path in meant
         at_key = detail["type"] == "extra_forbidden" or detail["loc"][-1:] == ("[key]",)
-        finding = document.finding(path, rule, remedy, at_key=at_key)
-        if not is_known and finding.field not in reported:
+        finding = document.finding(_written_path(detail["loc"]), rule, remedy, at_key=at_key)
+        if finding.field not in reported:
             yield finding
     reported |= {write_path(_written_path(detail["loc"])) for detail in details}
     yield from (finding for finding in _located(document, problems) if finding.field not in reported)

@@ -91,16 +91,17 @@ class Source:
         self._zone = zone or ZoneInfo("UTC")
         self._deadline = float("inf")
         try:
-            self._url = make_url(url)
-            if self._url.drivername == "postgresql":
-                self._url = self._url.set(drivername="postgresql+psycopg")
-            self._engine = self._open(self._url)
+            parsed = make_url(url)
+            if parsed.drivername == "postgresql":
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            #: sqlglot's name of the database.
+            self.dialect = _DIALECTS.get(parsed.get_backend_name(), parsed.get_backend_name())
+            Dialect.get_or_raise(self.dialect)
+            self._engine = self._open(parsed)
         except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
             raise InputError.one(
                 place, "this is not a database URL we have a driver for", "write sqlite:///FILE or postgresql://…"
             ) from None
-        backend = self._url.get_backend_name()
-        self.dialect = _DIALECTS.get(backend, backend)
 
     def _open(self, url: URL) -> Engine:
         if url.get_backend_name() != "sqlite":

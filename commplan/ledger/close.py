@@ -49,7 +49,7 @@ def accept(store: Store, accepted: Mapping[AttemptId, str | None], *, now: datet
     """
     refs: list[MessageRef] = []
     with store.write() as connection:
-        for attempt_id, provider_id in accepted.items():
+        for attempt_id, provider_id in sorted(accepted.items()):
             _close_attempt(connection, attempt_id, AttemptOutcome.ACCEPTED, provider_id=provider_id)
             rows = connection.execute(
                 update(messages)
@@ -74,6 +74,12 @@ def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -
     In the caller's transaction; whoever makes a message accepted, a sender or a receipt, calls this.
     """
     for run_id in {ref.run_id for ref in refs}:
+        # The run's row first, as everywhere: whoever cancels the run holds it while taking enrolments back.
+        connection.execute(
+            update(runs)
+            .where(runs.c.run_id == run_id, runs.c.first_accepted_at.is_(None))
+            .values(first_accepted_at=now)
+        )
         seqs = [ref.seq for ref in refs if ref.run_id == run_id]
         for at in range(0, len(seqs), 500):
             people = select(recipients.c.contact_id).where(
@@ -88,11 +94,6 @@ def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -
                 )
                 .values(state="kept", at=now)
             )
-        connection.execute(
-            update(runs)
-            .where(runs.c.run_id == run_id, runs.c.first_accepted_at.is_(None))
-            .values(first_accepted_at=now)
-        )
     release_followers(connection, refs)
 
 
@@ -112,17 +113,26 @@ def reject(
             .where(over)
             .values(state=MessageState.FAILED, reason=Reason.REJECTED, failed_at=store.clock.now(), batch_id=None)
         )
-        connection.execute(update(messages).where(of_attempt).values(state=MessageState.CLAIMED, attempt_id=None))
+        _return(connection, attempt_id)
 
 
 def take_back(store: Store, attempt_id: AttemptId, *, status: int | None = None, code: str | None = None) -> None:
     """Record that a request certainly was not processed; its messages go back to their batch. Own transaction."""
     with store.write() as connection:
         _close_attempt(connection, attempt_id, AttemptOutcome.NEVER_LEFT, status=status, code=code)
+        _return(connection, attempt_id)
+
+
+def _return(connection: Connection, attempt_id: AttemptId) -> None:
+    """Take messages of a request that did not carry them: back to the batch, or to the queue if it was swept."""
+    for state, change in (
+        (MessageState.SENDING, {"state": MessageState.CLAIMED}),
+        (MessageState.UNKNOWN, {"state": MessageState.QUEUED, "batch_id": None}),
+    ):
         connection.execute(
             update(messages)
-            .where(messages.c.attempt_id == attempt_id, messages.c.state == MessageState.SENDING)
-            .values(state=MessageState.CLAIMED, attempt_id=None)
+            .where(messages.c.attempt_id == attempt_id, messages.c.state == state)
+            .values(**change, attempt_id=None)
         )
 
 
@@ -162,6 +172,8 @@ def sweep(store: Store, run_id: RunId) -> tuple[int, int]:
                     batches.c.closed_machine.is_(None),
                     batches.c.lease_machine < machine_now(),
                 )
+                # Whoever holds the row is renewing the lease at this moment.
+                .with_for_update(skip_locked=True)
             )
             .scalars()
             .all()
@@ -170,21 +182,35 @@ def sweep(store: Store, run_id: RunId) -> tuple[int, int]:
 
 
 def _abandon(connection: Connection, ended: Sequence[int], *, due_at: datetime | None = None) -> tuple[int, int]:
+    """Close batches that are open still. Locks batches, then requests, then messages, as the last look does."""
+    closing = (
+        connection.execute(
+            update(batches)
+            .where(batches.c.batch_id.in_(ended), batches.c.closed_machine.is_(None))
+            .values(closed_machine=machine_now())
+            .returning(batches.c.batch_id)
+        )
+        .scalars()
+        .all()
+    )
+    if not closing:
+        return 0, 0
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.batch_id.in_(closing), attempts.c.outcome == AttemptOutcome.OPEN)
+        .values(outcome=AttemptOutcome.UNKNOWN)
+    )
+    unknown = connection.execute(
+        update(messages)
+        .where(messages.c.batch_id.in_(closing), messages.c.state == MessageState.SENDING)
+        .values(state=MessageState.UNKNOWN)
+    ).rowcount
     back: dict[str, object] = {"state": MessageState.QUEUED, "batch_id": None}
     if due_at is not None:
         back["due_at"] = due_at
     queued = connection.execute(
-        update(messages).where(messages.c.batch_id.in_(ended), messages.c.state == MessageState.CLAIMED).values(**back)
-    ).rowcount
-    unknown = connection.execute(
         update(messages)
-        .where(messages.c.batch_id.in_(ended), messages.c.state == MessageState.SENDING)
-        .values(state=MessageState.UNKNOWN)
+        .where(messages.c.batch_id.in_(closing), messages.c.state == MessageState.CLAIMED)
+        .values(**back)
     ).rowcount
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.batch_id.in_(ended), attempts.c.outcome == AttemptOutcome.OPEN)
-        .values(outcome=AttemptOutcome.UNKNOWN)
-    )
-    connection.execute(update(batches).where(batches.c.batch_id.in_(ended)).values(closed_machine=machine_now()))
     return queued, unknown

@@ -15,11 +15,12 @@ from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.content import Skeleton
+from commplan.errors import RunError
 from commplan.ids import AddressKey, RunId
 from commplan.ledger.schedule import drop_orphans
 from commplan.store import Store
-from commplan.store.tables import messages, recipients, skeletons
-from commplan.terms import Channel, MessageState, Reason
+from commplan.store.tables import messages, recipients, runs, skeletons
+from commplan.terms import Channel, MessageState, Reason, RunState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +48,9 @@ class Enqueuer:
         self._numbers: dict[str, int] = {}
 
     def clear(self) -> None:
-        """Remove what an earlier, unfinished planning of this run wrote."""
+        """Remove what an earlier, unfinished planning of this run wrote; RunError once the run may send."""
         with self._store.write() as connection:
+            self._require_frozen(connection)
             connection.execute(delete(messages).where(messages.c.run_id == self._run_id))
             connection.execute(delete(skeletons).where(skeletons.c.run_id == self._run_id))
         self._numbers.clear()
@@ -56,17 +58,28 @@ class Enqueuer:
     def write(self, drafts: Sequence[Draft]) -> None:
         """Write a chunk of drafts in one short transaction.
 
-        A second person with the same address in the same step gets a row too, excluded as `same_address`.
+        A second person with the same address in the same step gets a row too, excluded as `same_address`. RunError
+        once the run may send: nothing is ever added to what was planned.
         """
         with self._store.write() as connection:
+            self._require_frozen(connection)
             self._write_skeletons(connection, drafts)
             rows = [self._row(draft) for draft in drafts]
             sendable = [row for row in rows if row["state"] != MessageState.EXCLUDED]
-            connection.execute(insert(messages), [row for row in rows if row["state"] == MessageState.EXCLUDED] or [])
+            excluded = [row for row in rows if row["state"] == MessageState.EXCLUDED]
+            if excluded:
+                connection.execute(insert(messages), excluded)
             if sendable:
                 upsert = sqlite.insert if self._store.is_sqlite else postgresql.insert
                 connection.execute(upsert(messages).on_conflict_do_nothing(), sendable)
                 self._exclude_refused(connection, sendable)
+
+    def _require_frozen(self, connection: Connection) -> None:
+        state = connection.execute(
+            select(runs.c.state).where(runs.c.run_id == self._run_id).with_for_update()
+        ).scalar_one_or_none()
+        if state != RunState.FROZEN:
+            raise RunError("this run was planned by another process; start it again to join it")
 
     def _write_skeletons(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         fresh: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from uuid import uuid4
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan import planfile
@@ -25,9 +25,11 @@ from commplan.store import Store
 from commplan.store.tables import (
     attempts,
     audit,
+    batches,
     bundles,
     conversions,
     enrolments,
+    evaluations,
     gatherings,
     messages,
     plan_locks,
@@ -40,6 +42,7 @@ from commplan.terms import MessageState, Reason, RunState
 
 #: The name under which a bundle keeps the plan file.
 PLAN_FILE = "plan.yaml"
+_NOT_ON_WIRE = (MessageState.NOT_DUE, MessageState.QUEUED, MessageState.CLAIMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,8 +217,8 @@ def cancel_run(store: Store, run_id: RunId) -> int:
             return 0
         stopped = connection.execute(
             update(messages)
-            .where(messages.c.run_id == run_id, messages.c.state.in_((MessageState.QUEUED, MessageState.NOT_DUE)))
-            .values(state=MessageState.CANCELLED, reason=Reason.RUN_CANCELLED)
+            .where(messages.c.run_id == run_id, messages.c.state.in_(_NOT_ON_WIRE))
+            .values(state=MessageState.CANCELLED, reason=Reason.RUN_CANCELLED, batch_id=None)
         ).rowcount
         release_enrolments(connection, run_id)
         record(connection, run_id, now, "cancelled", {"messages": stopped})
@@ -223,8 +226,24 @@ def cancel_run(store: Store, run_id: RunId) -> int:
 
 
 def release_enrolments(connection: Connection, run_id: RunId) -> None:
-    """Give back the places of people whom the run has not written to. In the caller's transaction."""
-    connection.execute(delete(enrolments).where(enrolments.c.run_id == run_id, enrolments.c.state == "reserved"))
+    """Give back the places of people whom the run has not written to. In the caller's transaction.
+
+    Who may have been written to keeps the place: what is on the wire, or unknown, may arrive.
+    """
+    perhaps = (
+        select(recipients.c.contact_id)
+        .join(messages, and_(messages.c.run_id == recipients.c.run_id, messages.c.seq == recipients.c.seq))
+        .where(
+            recipients.c.run_id == run_id,
+            messages.c.run_id == run_id,
+            messages.c.state.in_((MessageState.SENDING, MessageState.UNKNOWN)),
+        )
+    )
+    connection.execute(
+        delete(enrolments).where(
+            enrolments.c.run_id == run_id, enrolments.c.state == "reserved", enrolments.c.contact_id.not_in(perhaps)
+        )
+    )
 
 
 def since_of(connection: Connection, plan: Plan, run_id: RunId) -> datetime | None:
@@ -257,27 +276,53 @@ def beat(store: Store, run_id: RunId) -> RunState:
         return RunState(connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar_one())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A process's turn at something that one process does at a time; over when its lease is."""
+
+    store: Store
+    name: str
+    holder: str
+    lease: timedelta
+
+    def keep(self) -> None:
+        """Begin the lease anew; RunError when it was over and another process has the turn. Own transaction."""
+        with self.store.write() as connection:
+            kept = connection.execute(
+                update(plan_locks)
+                .where(plan_locks.c.plan == self.name, plan_locks.c.holder == self.holder)
+                .values(lease_machine=machine_now() + self.lease.total_seconds())
+            ).rowcount
+        if not kept:
+            raise RunError(f"another process has taken over preparing {self.name}; start this again in a minute")
+
+
 @contextmanager
-def exclusive(store: Store, plan: str, *, lease: timedelta = timedelta(minutes=10)) -> Iterator[bool]:
-    """Take a plan's snapshot lock, if it is free or its holder's lease is over; yields whether it was taken."""
-    holder = uuid4().hex
+def exclusive(store: Store, name: str, *, lease: timedelta = timedelta(minutes=2)) -> Iterator[Turn]:
+    """Take the turn at preparing a plan or a run, if it is free or its holder's lease is over; else RunError.
+
+    The lease is machine time, on the database's clock: who works longer keeps the turn by `Turn.keep`.
+    """
+    turn = Turn(store=store, name=name, holder=uuid4().hex, lease=lease)
     upsert = sqlite.insert if store.is_sqlite else postgresql.insert
     until = machine_now() + lease.total_seconds()
     with store.write() as connection:
         taken = connection.execute(
             upsert(plan_locks)
-            .values(plan=plan, holder=holder, lease_machine=until)
+            .values(plan=name, holder=turn.holder, lease_machine=until)
             .on_conflict_do_update(
                 index_elements=[plan_locks.c.plan],
-                set_={"holder": holder, "lease_machine": until},
+                set_={"holder": turn.holder, "lease_machine": until},
                 where=plan_locks.c.lease_machine < machine_now(),
             )
         ).rowcount
+    if not taken:
+        raise RunError(f"another process prepares {name}; start this again in a minute")
     try:
-        yield bool(taken)
+        yield turn
     finally:
         with store.write() as connection:
-            connection.execute(delete(plan_locks).where(plan_locks.c.plan == plan, plan_locks.c.holder == holder))
+            connection.execute(delete(plan_locks).where(plan_locks.c.plan == name, plan_locks.c.holder == turn.holder))
 
 
 def discard_run(store: Store, run_id: RunId) -> None:
@@ -288,6 +333,8 @@ def discard_run(store: Store, run_id: RunId) -> None:
     with store.write() as connection:
         if connection.execute(select(attempts.c.attempt_id).where(attempts.c.run_id == run_id).limit(1)).first():
             raise RunError("this run has sent messages; cancel it instead of discarding it")
-        for table in (messages, skeletons, conversions, gatherings, enrolments, recipients, runs):
+        for table in (
+            messages, skeletons, conversions, gatherings, enrolments, recipients, evaluations, batches, runs
+        ):
             connection.execute(delete(table).where(table.c.run_id == run_id))
         record(connection, run_id, store.clock.now(), "discarded", {})

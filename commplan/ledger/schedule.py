@@ -12,7 +12,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from babel.core import get_global
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, and_, bindparam, func, select, update
 
 from commplan.ids import MessageRef, RunId
 from commplan.ledger.run import plan_of
@@ -20,8 +20,12 @@ from commplan.ledger.state import NEVER_SENT
 from commplan.plan import Plan, Touch
 from commplan.store import Store
 from commplan.store.tables import batches, messages, recipients
+from commplan.store.types import machine_now
 from commplan.terms import MessageState, Reason
 from commplan.window import next_open
+
+#: Machine seconds after which a batch in somebody's hands is looked at again.
+LOOK_AGAIN = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,33 +144,34 @@ def drop_orphans(connection: Connection, run_id: RunId) -> int:
 
 
 def next_due(store: Store, run_id: RunId) -> Due | None:
-    """Return the next moment with something to send and the steps due by then, or None when nothing is queued.
+    """Return the next moment with something to send and the steps due by then, or None when nothing is left.
 
-    Messages in another worker's batch count as due now until their lease is over, so that a run does not end
-    while somebody else is still sending for it.
+    A worker's open batch is looked at again after `LOOK_AGAIN`, or when its lease is over if that is sooner: a run
+    does not end while somebody is still sending for it, and what a dead worker left is not waited for any longer.
     """
+    now = store.clock.now()
+    open_batches = and_(batches.c.run_id == run_id, batches.c.closed_machine.is_(None))
+    queued = and_(messages.c.run_id == run_id, messages.c.state == MessageState.QUEUED)
     with store.read() as connection:
-        held = (
-            connection.execute(
-                select(batches.c.step_no)
-                .where(
-                    batches.c.run_id == run_id,
-                    batches.c.closed_machine.is_(None),
-                )
-                .distinct()
+        moments: list[tuple[datetime, int]] = [
+            (row.at, row.step_no)
+            for row in connection.execute(
+                select(messages.c.step_no, func.min(messages.c.due_at).label("at"))
+                .where(queued)
+                .group_by(messages.c.step_no)
             )
-            .scalars()
-            .all()
-        )
-        rows = connection.execute(
-            select(messages.c.step_no, func.min(messages.c.due_at).label("at"))
-            .where(messages.c.run_id == run_id, messages.c.state == MessageState.QUEUED)
-            .group_by(messages.c.step_no)
-        ).all()
-    if not rows:
-        return Due(at=store.clock.now(), steps=tuple(sorted(held))) if held else None
-    at = max(min(row.at for row in rows), store.clock.now())
-    return Due(at=at, steps=tuple(sorted(row.step_no for row in rows if row.at <= at)))
+        ]
+        for row in connection.execute(
+            select(batches.c.step_no, func.min(batches.c.lease_machine - machine_now()).label("left"))
+            .where(open_batches)
+            .group_by(batches.c.step_no)
+        ):
+            wait = min(max(0.0, row.left), LOOK_AGAIN) * store.clock.factor
+            moments.append((now + timedelta(seconds=wait), row.step_no))
+    if not moments:
+        return None
+    at = max(min(moment for moment, _ in moments), now)
+    return Due(at=at, steps=tuple(sorted({step_no for moment, step_no in moments if moment <= at})))
 
 
 def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> int:

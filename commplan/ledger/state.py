@@ -15,19 +15,19 @@ TRANSITIONS: Mapping[S, Mapping[S, str]] = {
     S.NOT_DUE: {
         S.QUEUED: "the earlier message was accepted",
         S.NOT_NEEDED: "the earlier message was never sent",
-        S.CANCELLED: "the run was cancelled",
+        S.CANCELLED: "the run was cancelled, or somebody else has the address now",
     },
     S.QUEUED: {
         S.CLAIMED: "a worker takes it into its batch",
-        S.CANCELLED: "the run was cancelled",
+        S.CANCELLED: "the run was cancelled, or somebody else has the address now",
     },
     S.CLAIMED: {
         S.QUEUED: "lease over, hours closed, or the sender was halted",
         S.SENDING: "the last look found nothing against it",
-        S.SUPPRESSED: "the last look found an opt-out or a dead address",
+        S.SUPPRESSED: "the last look found an opt-out, a dead address or a consent withdrawn",
         S.NOT_NEEDED: "its condition does not hold",
         S.EXPIRED: "it is later than not_after",
-        S.CANCELLED: "the person left the audience, or the run was cancelled",
+        S.CANCELLED: "the person left the audience or has no usable address now, or the run was cancelled",
     },
     S.SENDING: {
         S.ACCEPTED: "the provider took it",
@@ -37,6 +37,7 @@ TRANSITIONS: Mapping[S, Mapping[S, str]] = {
     },
     S.UNKNOWN: {
         S.ACCEPTED: "evidence that the provider took it",
+        S.FAILED: "a late answer: the provider refused it",
         S.QUEUED: "evidence that it did not",
         S.CANCELLED: "a person decided not to wait",
     },

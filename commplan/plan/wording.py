@@ -95,13 +95,20 @@ def sentence(error: ErrorDetails) -> Sentence:
 
 
 def _unknown(error: ErrorDetails) -> Sentence:
-    name, model = str(error["loc"][-1]), model_at(error["loc"])
-    if name in UNBUILT.get(model, ()):
+    model = model_at(error["loc"])
+    if error["loc"][-1] in UNBUILT.get(model, ()):
         return "is not available in this version", "leave it out"
-    known = field_names(model)
-    if (near := nearest(name, known)) is not None:
-        return "is not a field of the plan file", f"did you mean {near}?"
-    return "is not a field of the plan file", f"known here are {', '.join(known)}"
+    if (field := meant_field(error)) is not None:
+        return "is not a field of the plan file", f"did you mean {field}?"
+    return "is not a field of the plan file", f"known here are {', '.join(field_names(model))}"
+
+
+def meant_field(error: ErrorDetails) -> str | None:
+    """Return the field that an unknown one was probably meant to be; None for other errors, or if none is close."""
+    model = model_at(error["loc"])
+    if error["type"] != "extra_forbidden" or error["loc"][-1] in UNBUILT.get(model, ()):
+        return None
+    return nearest(str(error["loc"][-1]), field_names(model))
 
 
 def field_names(model: type[Part]) -> list[str]:

@@ -1,6 +1,6 @@
 """The sample CRM: a SQLite file of invented customers, as untidy as real ones.
 
-Never contains anybody real: mailboxes lie under person.example.com, numbers are reserved for fiction or unassigned.
+Never for a live installation: the mailboxes cannot exist, but numbers that pass as valid might.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _mobile(dice: Dice, number: int, lang: str) -> str | None:
         area, line = _AMERICAN_AREAS[number // 10_000 % 8], f"{number % 10_000:04d}"
         return f"({area}) 555-{line}" if dice.chance("as spoken", 0.2) else f"+1{area}555{line}"
     if lang == "en-GB":
-        return f"+447700{900_000 + number % 1_000:06d}" if number < 20_000 else None
+        return f"+447911{number % 1_000_000:06d}"
     if lang == "zh-CN":
         return (
             f"+86 138 {number // 10_000:04d} {number % 10_000:04d}"

@@ -192,7 +192,8 @@ def _check_content(body: dict[str, Any]) -> Iterator[Problem]:
             )
             return
         kinds.append(kind)
-    if "text/plain" in kinds[1:] or ("text/html" in kinds and kinds.index("text/html") > 1):
+    expected = [kind for kind in ("text/plain", "text/html") if kind in kinds]
+    if kinds[: len(expected)] != expected or any(kinds.count(kind) > 1 for kind in expected):
         yield Problem(
             message="If present, text/plain and text/html may only be provided once, and text/plain must be first,"
             " followed by text/html.",

@@ -30,7 +30,8 @@ API_KEY, ACCOUNT, AUTH_TOKEN = "SG.of-the-tests", "AC" + "1" * 32, "an auth toke
 
 #: What the receiver's pages look like, by the first part of their path.
 PAGES = {
-    "u": '<form method="post" action="?lang=en"><input type="hidden" name="do" value="unsubscribe"><button>Yes</button></form>',
+    "u": '<form method="post" action="?lang=en"><input type="hidden" name="do" value="unsubscribe">'
+    "<button>Yes</button></form>",
     "s": '<form method="post" action="?lang=en">'
     + "".join(f'<input type="radio" name="score" value="{score}">' for score in range(1, 6))
     + '<textarea name="text"></textarea><button type="submit">Send</button></form>',

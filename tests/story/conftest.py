@@ -101,4 +101,4 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     addresses = json.loads((home / "addresses.json").read_text(encoding="ascii"))
     yield Demo(process=process, home=home, output=output, **addresses)
     process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    process.communicate(timeout=60)

@@ -168,8 +168,9 @@ def test_sigterm_ends_every_child(tmp_path: Path, start_demo: Any) -> None:
     children = _descendants(process.pid)
     assert len(children) >= 4
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
-    assert "Traceback" not in process.stdout.read()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in output
     assert not [pid for pid in children if Path(f"/proc/{pid}/cmdline").exists() and _is_ours(pid, tmp_path)]
 
 

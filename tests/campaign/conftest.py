@@ -1,0 +1,460 @@
+"""Rehearsals: a whole installation in one process, with a CRM of named people, and the sandbox as the only witness."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Row, select
+
+from commplan import campaign
+from commplan.campaign import Campaign
+from commplan.clock import Clock
+from commplan.dispatch import Tally
+from commplan.ids import MessageRef, RunId, TokenPurpose
+from commplan.ledger.claim import Shard
+from commplan.ledger.proof import Proof
+from commplan.sandbox import Role, SandboxConfig, Switches, generate_key, running
+from commplan.settings import ClockSettings, EmailSettings, Settings, SmsSettings
+from commplan.store import Store, open_store
+from commplan.store.tables import attempts, messages, recipients
+from commplan.tracking import waiting
+from commplan.web.serve import make_server
+from tests.conftest import NOON
+
+PRIVATE, PUBLIC = generate_key()
+API_KEY, ACCOUNT, AUTH_TOKEN = "SG.of-the-tests", "AC" + "1" * 32, "an auth token"
+TEMPLATES = Path(campaign.__file__).parent.parent / "templates"
+
+#: Welcome by email, a text to the silent, a survey, and a text to whoever still says nothing.
+PLAN = """
+plan: onboarding
+title: Welcome new customers
+purpose: service
+topic: getting-started
+owner: crm
+team: {crm: {}}
+goals:
+  - {id: reach, metric: delivered_rate, step: welcome, target: at least 95%}
+  - {id: activate, metric: conversion.activated, within: P3D, target: at least 10%}
+  - {id: respond, metric: response_rate, step: welcome, target: at least 25%}
+  - {id: content-people, metric: csat, target: at least 3}
+audience:
+  people: customers
+  source:
+    url: env:CRM_DATABASE_URL
+    zone: Asia/Shanghai
+    sql: select * from customers where signed_up_at >= :since order by customer_id
+  start: 2026-11-01
+  contact: {id: customer_id, email: email, phone: mobile, locale: lang, timezone: tz, consent: {sms: sms_opt_in}}
+  segments:
+    - {name: vip, if: lifetime_value >= 1000}
+    - {name: new}
+conversions:
+  activated:
+    sql: select customer_id, activated_at from customers where activated_at is not null
+    contact: customer_id
+    at: activated_at
+sequence:
+  - {step: welcome, channel: email, content: welcome, by_segment: {vip: {content: welcome-vip}}}
+  - {step: nudge, channel: sms, content: nudge, after: welcome, wait: P1D, not_after: P4D,
+     when: not responded(welcome) and not converted(activated)}
+  - {step: survey, channel: email, content: survey, after: welcome, wait: P1D, not_after: P4D, window: 09:00-18:00,
+     ask: {scale: csat, question: {en: How was your first week?, zh: 您的第一周感觉如何？}}}
+  - {step: reminder, channel: sms, content: nudge, after: survey, wait: P1D, not_after: P4D,
+     when: not answered(survey) and not replied(nudge)}
+evaluation: {after: P1D}
+"""
+
+#: One email, nothing after it.
+LETTER = """
+plan: letter
+title: A letter
+purpose: service
+topic: letters
+owner: crm
+team: {crm: {}}
+goals: [{id: reach, metric: reach, target: at least 95%}]
+audience:
+  people: customers
+  source: {url: env:CRM_DATABASE_URL, zone: Asia/Shanghai, sql: select * from customers order by customer_id}
+  contact: {id: customer_id, email: email, phone: mobile, locale: lang, timezone: tz, consent: {sms: sms_opt_in}}
+sequence:
+  - {step: welcome, channel: email, content: welcome}
+evaluation: {after: PT1H}
+"""
+
+#: One email, and a day later a text to everybody it reached.
+PAIR = LETTER.replace(
+    "evaluation:", "  - {step: nudge, channel: sms, content: nudge, wait: P1D, not_after: P2D}\nevaluation:"
+)
+
+#: One text.
+TEXT = LETTER.replace("channel: email, content: welcome", "channel: sms, content: nudge")
+
+#: What the sandbox says happened, and the column of the ledger that must say the same.
+FACTS = {
+    "delivered": "delivered_at",
+    "bounced": "failed_at",
+    "blocked": "failed_at",
+    "undelivered": "failed_at",
+    "opened": "opened_at",
+    "clicked": "clicked_at",
+    "replied": "replied_at",
+    "answered": "answered_at",
+    "unsubscribed": "opted_out_at",
+    "complained": "complained_at",
+}
+
+Truth = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Customer:
+    """A row of the CRM, and what its person does. `email` None: made of the name; "": none."""
+
+    name: str
+    role: Role = Role.SILENT
+    texts: Role | None = None  #: what they do with texts; default: the same
+    email: str | None = None
+    mobile: str | None = None
+    lang: str | None = "en"
+    tz: str | None = "Asia/Shanghai"
+    value: int = 0
+    sms_opt_in: int = 1
+    signed_up_at: str = "2026-11-20 09:00:00"
+
+    @property
+    def address(self) -> str:
+        return f"{self.name}@person.example.com" if self.email is None else self.email
+
+
+def until(holds: Callable[[], object], *, seconds: float = 60, why: str = "the condition") -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"{why} never came true"
+        time.sleep(0.02)
+
+
+@dataclass
+class Rehearsal:
+    """An installation: its store, its providers, its CRM. `day` is machine seconds of a plan day, None: time stands."""
+
+    settings: Settings
+    store: Store
+    sandbox: str
+    crm: Path
+    folder: Path
+    customers: Sequence[Customer]
+
+    @property
+    def clock(self) -> Clock:
+        return self.store.clock
+
+    def write(self, plan: str) -> Path:
+        """Put a plan beside a copy of the onboarding templates; return its file."""
+        folder = self.folder / plan.split()[1]
+        if not folder.exists():
+            shutil.copytree(TEMPLATES / "onboarding", folder)
+        path = folder / "plan.yaml"
+        path.write_text(plan, encoding="utf-8")
+        return path
+
+    def start(self, plan: str = LETTER, occurrence: str = "first", *, settings: Settings | None = None) -> Campaign:
+        return self.start_file(self.write(plan), occurrence, settings=settings)
+
+    def start_file(self, path: Path, occurrence: str = "first", *, settings: Settings | None = None) -> Campaign:
+        return campaign.start(
+            self.store, settings or self.settings, path=path, occurrence=occurrence, scheduled=self.clock.now()
+        )
+
+    def ready(self, plan: str = LETTER, occurrence: str = "first", *, settings: Settings | None = None) -> Campaign:
+        """Start a run, freeze its audience and content: it may send."""
+        started = self.start(plan, occurrence, settings=settings)
+        started.resolve_audience()
+        started.render()
+        return started
+
+    def send_due(self, running: Campaign) -> Tally:
+        """Send everything that is due now, once through the steps."""
+        tally = Tally()
+        for step_no in range(1, len(running.plan.sequence) + 1):
+            for shard in running.shards(step_no):
+                tally += running.dispatch(step_no, shard)
+        return tally
+
+    def carry(self, running: Campaign) -> Campaign:
+        """Do what the flow does, except that it waits for everything people did so far to be known before it asks."""
+        if running.state == "frozen":
+            running.resolve_audience()
+            running.render()
+        while (due := running.next_due()) is not None:
+            time.sleep(self.clock.seconds_until(due.at))
+            if any(step_no > 1 for step_no in due.steps):
+                self.catch_up()
+                running.gather()
+            for step_no in due.steps:
+                for shard in running.shards(step_no):
+                    running.dispatch(step_no, shard)
+        time.sleep(self.clock.seconds_until(running.evaluation_time()))
+        self.catch_up()
+        running.gather()
+        running.evaluate()
+        return running
+
+    def jump(self, **by: float) -> None:
+        """Let plan time stand still at another moment, so far after where it stands now."""
+        moment = self.clock.now() + timedelta(**by)
+        self.store.clock = Clock(origin=moment, anchor=time.time(), factor=1e-9)
+
+    def fault(self, channel: str, fault: str, times: int = 1) -> None:
+        answer = httpx.post(
+            f"{self.sandbox}/sandbox/faults",
+            json={"channel": channel, "fault": fault, "times": times},
+            trust_env=False,
+        )
+        assert answer.status_code == 204
+
+    def summary(self) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.sandbox}/sandbox/summary", trust_env=False, timeout=30).json())
+
+    def truth(self) -> list[Truth]:
+        """Return every message the providers accepted; `ref` is ours, the rest the sandbox's own words."""
+        lines = httpx.get(f"{self.sandbox}/sandbox/messages", trust_env=False, timeout=30).text.splitlines()
+        found = [json.loads(line) for line in lines]
+        for one in found:
+            token = one["args"].get("cp_m") or one["args"]["m"]
+            one["ref"] = self.store.keyring.open(TokenPurpose.MESSAGE, token)
+        return found
+
+    def content(self, one: Truth) -> dict[str, Any]:
+        """Return what a recipient saw."""
+        return dict(
+            httpx.get(f"{self.sandbox}/sandbox/messages/{one['provider_id']}", trust_env=False, timeout=30).json()
+        )
+
+    def catch_up(self) -> None:
+        """Wait until the ledger knows all that has happened by now."""
+
+        def known() -> bool:
+            now = self.clock.now()
+            summary = self.summary()
+            if summary["next_due"] and datetime.fromisoformat(summary["next_due"]) <= now:
+                return False
+            if summary["unposted_events"] or waiting(self.store):
+                return False
+            rows = self.rows()
+            return all(
+                getattr(rows[one["ref"]], column) is not None
+                for one in self.truth()
+                for what, column in FACTS.items()
+                if one[what]
+            )
+
+        until(known, why="that the ledger knows what happened")
+
+    def rows(self, run_id: RunId | None = None) -> dict[MessageRef, Row[Any]]:
+        """Return the ledger's messages, of all runs or one, each with its recipient's contact id."""
+        query = select(messages, recipients.c.contact_id, recipients.c.segment, recipients.c.locale).join(
+            recipients, (recipients.c.run_id == messages.c.run_id) & (recipients.c.seq == messages.c.seq)
+        )
+        if run_id is not None:
+            query = query.where(messages.c.run_id == run_id)
+        with self.store.read() as connection:
+            rows = connection.execute(query).all()
+        return {MessageRef(RunId(row.run_id), row.step_no, row.seq): row for row in rows}
+
+    def states(self, running: Campaign) -> dict[str, list[str]]:
+        """Return for each customer what became of their message in each step: the state, and the reason if any."""
+        rows = sorted(self.rows(running.run.run_id).items())
+        found: dict[str, list[str]] = {}
+        for _, row in rows:
+            name = self.customers[int(row.contact_id) - 1].name
+            found.setdefault(name, []).append(f"{row.state}: {row.reason}" if row.reason else row.state)
+        return found
+
+    def outcomes(self) -> list[str]:
+        """Return what became of each request, in the order they were made."""
+        with self.store.read() as connection:
+            return list(connection.execute(select(attempts.c.outcome).order_by(attempts.c.wire_machine)).scalars())
+
+    def prove(self, running: Campaign) -> Proof:
+        return campaign.prove(self.store, self.settings, running.run.run_key)
+
+    def require_balance(self, running: Campaign) -> None:
+        """Assert that the books balance, and that nobody got a step twice, by the sandbox's own account."""
+        found = self.prove(running)
+        off = [(check.what, check.expected, check.found) for check in found.checks if check.difference]
+        assert (found.difference, off) == (0, [])
+        refs = [one["ref"] for one in self.truth()]
+        assert len(refs) == len(set(refs))
+
+    def update_crm(self, sql: str, **values: object) -> None:
+        with sqlite3.connect(self.crm) as connection:
+            connection.execute(sql, values)
+        connection.close()
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings as the environment of another process."""
+        given = self.settings
+        assert given.store_url is not None
+        clock = self.store.clock
+        return {
+            "COMMPLAN_HOME": str(given.home),
+            "COMMPLAN_STORE_URL": given.store_url.get_secret_value(),
+            "COMMPLAN_SECRET_KEY": "a secret of the tests",
+            "COMMPLAN_PUBLIC_URL": given.public_url,
+            "COMMPLAN_MAX_RECIPIENTS": str(given.max_recipients),
+            "COMMPLAN_EMAIL__BASE_URL": self.sandbox,
+            "COMMPLAN_EMAIL__API_KEY": API_KEY,
+            "COMMPLAN_EMAIL__BATCH": str(given.email.batch),
+            "COMMPLAN_SMS__BASE_URL": self.sandbox,
+            "COMMPLAN_SMS__ACCOUNT_SID": ACCOUNT,
+            "COMMPLAN_SMS__AUTH_TOKEN": AUTH_TOKEN,
+            "COMMPLAN_CLOCK__ORIGIN": clock.origin.isoformat(),
+            "COMMPLAN_CLOCK__ANCHOR": repr(clock.anchor),
+            "COMMPLAN_CLOCK__FACTOR": repr(clock.factor),
+            "CRM_DATABASE_URL": f"sqlite:///{self.crm}",
+        }
+
+
+_CRM = """
+CREATE TABLE customers (
+    customer_id INTEGER PRIMARY KEY, first_name TEXT, full_name TEXT, email TEXT, mobile TEXT, lang TEXT, tz TEXT,
+    signed_up_at TEXT NOT NULL, lifetime_value INTEGER NOT NULL, sms_opt_in INTEGER, setup_url TEXT, activated_at TEXT)
+"""
+
+
+def _write_crm(path: Path, customers: Sequence[Customer], site: str) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(_CRM)
+        connection.executemany(
+            f"INSERT INTO customers VALUES ({', '.join('?' * 11)}, NULL)",
+            [
+                (
+                    number,
+                    who.name.title(),
+                    f"{who.name.title()} 林",
+                    who.address or None,
+                    who.mobile,
+                    who.lang,
+                    who.tz,
+                    who.signed_up_at,
+                    who.value,
+                    who.sms_opt_in,
+                    f"{site}/setup/{number}",
+                )
+                for number, who in enumerate(customers, 1)
+            ],
+        )
+    connection.close()
+
+
+def _roles(customers: Sequence[Customer]) -> Mapping[str, Role]:
+    mailboxes = {who.address.casefold(): who.role for who in reversed(customers) if who.address}
+    phones = {who.mobile: who.texts or who.role for who in reversed(customers) if who.mobile}
+    return {**mailboxes, **phones}
+
+
+def _bound() -> socket.socket:
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    return bound
+
+
+@pytest.fixture
+def rehearse(
+    settings: Settings, store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Rehearsal]]:
+    """Set up an installation for some customers; with `day` (machine seconds) time runs, and a receiver listens."""
+    with ExitStack() as stack:
+
+        def set_up(
+            customers: Sequence[Customer],
+            *,
+            day: float | None = None,
+            calm: bool = True,
+            batch: int = 500,
+            timeout: float = 10,
+            begins: datetime = NOON,
+            **switches: object,
+        ) -> Rehearsal:
+            crm = tmp_path / "crm.sqlite"
+            factor = 1e-9 if day is None else 86_400 / day
+            clock = Clock(origin=begins, anchor=time.time(), factor=factor)
+            bound = stack.enter_context(_bound())
+            public = f"http://127.0.0.1:{bound.getsockname()[1]}"
+            given = {**switches, "people": _roles(customers)}
+            url = stack.enter_context(
+                running(
+                    SandboxConfig(
+                        api_key=API_KEY,
+                        account_sid=ACCOUNT,
+                        auth_token=AUTH_TOKEN,
+                        webhook_private_key=PRIVATE,
+                        public_url=public,
+                        clock=clock,
+                        crm=crm,
+                        switches=Switches.calm(**given) if calm else Switches.of(given),
+                    )
+                )
+            )
+            _write_crm(crm, customers, f"{url}/site")
+            monkeypatch.setenv("CRM_DATABASE_URL", f"sqlite:///{crm}")
+            here = settings.model_copy(
+                update={
+                    "store_url": SecretStr(store_url),
+                    "public_url": public,
+                    "email": EmailSettings(
+                        base_url=url, api_key=SecretStr(API_KEY), webhook_keys=(PUBLIC,), batch=batch, timeout=timeout
+                    ),
+                    "sms": SmsSettings(
+                        base_url=url, account_sid=ACCOUNT, auth_token=SecretStr(AUTH_TOKEN), timeout=timeout
+                    ),
+                    "clock": ClockSettings(origin=clock.origin, anchor=clock.anchor, factor=clock.factor),
+                }
+            )
+            store = open_store(here)
+            stack.callback(store.dispose)
+            if day is not None:
+                _listen(stack, here, bound)
+            return Rehearsal(here, store, url, crm, tmp_path / "plans", customers)
+
+        yield set_up
+
+
+def _listen(stack: ExitStack, settings: Settings, bound: socket.socket) -> None:
+    store = open_store(settings)
+    server = make_server(store, settings, host="127.0.0.1", port=0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    stack.callback(store.dispose)
+    stack.callback(thread.join)
+    stack.callback(setattr, server, "should_exit", True)
+    until(lambda: server.started, why="that the receiver listens")
+
+
+def crowd(count: int, *, phones: bool = True) -> list[Customer]:
+    """Return so many silent people with different addresses and numbers."""
+    return [
+        Customer(name=f"person{number}", mobile=f"+1202555{number:04d}" if phones else None)
+        for number in range(1, count + 1)
+    ]
+
+
+__all__ = ["LETTER", "NOON", "PAIR", "PLAN", "TEXT", "UTC", "Customer", "Rehearsal", "Role", "Shard", "crowd", "until"]

@@ -1,0 +1,88 @@
+"""Event webhooks: signed, batched, disordered, repeated, and never lost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+
+from sendgrid.helpers.eventwebhook import EventWebhook
+
+SIGNATURE, STAMP = "X-Twilio-Email-Event-Webhook-Signature", "X-Twilio-Email-Event-Webhook-Timestamp"
+
+
+def verify(public_key, post):
+    webhook = EventWebhook()
+    return webhook.verify_signature(
+        post.body.decode(),
+        post.headers[SIGNATURE],
+        post.headers[STAMP],
+        webhook.convert_public_key_to_ecdsa(public_key),
+    )
+
+
+def test_events_carry_the_custom_args_and_verify_with_the_real_sdk(start, receiver, public_key):
+    sandbox = start()
+    body = sandbox.mail("open@person.example.com", categories=["onboarding"])
+    body["personalizations"][0]["custom_args"]["event"] = "a reserved name"
+    sandbox.post(body)
+    (truth,) = sandbox.settle()
+    assert [event["event"] for event in receiver.events()] == ["processed", "delivered", "open"]
+    for event in receiver.events():
+        assert (event["cp_m"], event["cp_a"], event["category"]) == ("m0", "attempt", "onboarding")
+        assert event["sg_message_id"] == truth["provider_id"]
+        assert isinstance(event["timestamp"], int)
+        assert abs(event["timestamp"] - datetime.fromisoformat(truth["times"]["accepted"]).timestamp()) < 86_400
+    for post in receiver.to("/hooks/sendgrid/events"):
+        assert post.body.endswith(b"]\r\n")
+        assert verify(public_key, post)
+        post.body = post.body.rstrip()
+        assert not verify(public_key, post)
+
+
+def test_an_outage_of_the_receiver_loses_no_event(start, receiver, public_key):
+    sandbox = start(calm=False, people={"silent@person.example.com": "silent"}, stray_share=0.2, stray_hours=24)
+    receiver.refuse = 3
+    people = [f"person{number}@person.example.com" for number in range(200)]
+    assert sandbox.post(sandbox.mail(*people)).status_code == 202
+    truth = sandbox.settle()
+    ids = {message["provider_id"]: message for message in truth}
+    told = {(event["sg_message_id"], event["event"]) for event in receiver.events() if event["sg_message_id"] in ids}
+    for sg_message_id, message in ids.items():
+        for happening, kind in (("processed", "processed"), ("delivered", "delivered"), ("opened", "open")):
+            assert message[happening] == ((sg_message_id, kind) in told) or kind == "open"
+    posts = receiver.to("/hooks/sendgrid/events")
+    assert all(verify(public_key, post) for post in posts)
+    assert receiver.refuse == 0
+
+
+def test_repeated_posts_change_their_event_ids_and_keep_their_timestamp(start, receiver):
+    sandbox = start(event_ids_change=True, retries_resigned=False)
+    receiver.refuse = 1
+    sandbox.post(sandbox.mail("silent@person.example.com"))
+    sandbox.settle()
+    first, second = [post for post in receiver.to("/hooks/sendgrid/events") if b"processed" in post.body]
+    assert first.headers[STAMP] == second.headers[STAMP]
+    one, other = json.loads(first.body)[0], json.loads(second.body)[0]
+    assert one.pop("sg_event_id") != other.pop("sg_event_id")
+    assert one == other
+
+
+def test_duplicates_and_foreign_events_come_in_the_share_asked_for(start, receiver):
+    sandbox = start(duplicate_share=1.0, foreign_share=1.0)
+    sandbox.post(sandbox.mail("silent@person.example.com"))
+    (truth,) = sandbox.settle()
+    counts = Counter(event["event"] for event in receiver.events() if event["sg_message_id"] == truth["provider_id"])
+    assert counts == {"processed": 2, "delivered": 2}
+    foreign = [event for event in receiver.events() if event["sg_message_id"] != truth["provider_id"]]
+    assert len(foreign) == len(receiver.to("/hooks/sendgrid/events"))
+    assert all("cp_m" not in event for event in foreign)
+
+
+def test_the_providers_clock_may_be_ahead(start, receiver):
+    sandbox = start(factor=86_400, clock_offset=600)
+    sandbox.post(sandbox.mail("silent@person.example.com"))
+    (truth,) = sandbox.settle()
+    (event,) = receiver.events("delivered")
+    delivered = datetime.fromisoformat(truth["times"]["delivered"]).astimezone(UTC).timestamp()
+    assert event["timestamp"] == int(delivered + 600)
