@@ -37,6 +37,7 @@ from commplan.evaluation import Evaluation
 from commplan.ledger import close, proof, schedule
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import Shard
+from commplan.ledger.enqueue import Enqueuer
 from commplan.ledger.readdress import follow_addresses
 from commplan.ledger.run import Run
 from commplan.ledger.schedule import Due
@@ -189,28 +190,42 @@ class Campaign:
     def resolve_audience(self, *, progress: Progress | None = None) -> audience.Resolution:
         """Freeze who the run is for: the snapshot, its exclusions and enrolments.
 
-        One process at a time for one plan. RunError, and the run is gone, when there are more people than allowed.
+        One process at a time for one plan; a planning that was cut short starts again from nothing. InputError when
+        the source cannot be used, RunError when there are more people than allowed: the run is gone then, so that
+        the same key works once that is mended.
         """
         store, now = self.store, self.store.clock.now()
-        with ledger_run.exclusive(store, self.plan.plan) as taken:
-            if not taken:
-                raise RunError(
-                    f"another run of {self.plan.plan} looks up its audience; start this one again in a minute"
-                )
+        lease = self.plan.audience.source.timeout + timedelta(minutes=1)
+        with (
+            ledger_run.exclusive(store, self.run.run_key, lease=lease) as mine,
+            ledger_run.exclusive(store, self.plan.plan, lease=lease) as turn,
+        ):
+
+            def read(rows: int) -> None:
+                mine.keep()
+                turn.keep()
+                if progress is not None:
+                    progress(rows)
+
+            Enqueuer(store, self.run.run_id).clear()
             with store.read() as connection:
                 since = ledger_run.since_of(connection, self.plan, self.run.run_id)
-            resolution = audience.resolve(
-                store,
-                run_id=self.run.run_id,
-                plan=self.plan,
-                since=since,
-                source_url=self.source_url,
-                home=self.settings.home,
-                run_key=self.run.run_key,
-                default_region=self.settings.default_region,
-                now=now,
-                progress=progress,
-            )
+            try:
+                resolution = audience.resolve(
+                    store,
+                    run_id=self.run.run_id,
+                    plan=self.plan,
+                    since=since,
+                    source_url=self.source_url,
+                    home=self.settings.home,
+                    run_key=self.run.run_key,
+                    default_region=self.settings.default_region,
+                    now=now,
+                    progress=read,
+                )
+            except InputError:
+                ledger_run.discard_run(store, self.run.run_id)
+                raise
             with store.write() as connection:
                 connection.execute(
                     update(runs).where(runs.c.run_id == self.run.run_id).values(since=since, snapshot_at=now)
@@ -246,16 +261,27 @@ class Campaign:
         Returns the number of people. InputError names each template's fault and how many people it hits; the run is
         gone then, so that the same key works once the template is mended.
         """
-        try:
-            people = render_run(self.store, self.frozen_settings, self.run, progress=progress)
-        except InputError:
-            ledger_run.discard_run(self.store, self.run.run_id)
-            raise
-        ledger_run.set_state(self.store, self.run.run_id, RunState.EXECUTING, only_from=(RunState.FROZEN,))
+        with ledger_run.exclusive(self.store, self.run.run_key) as turn:
+
+            def rendered(people: int) -> None:
+                turn.keep()
+                if progress is not None:
+                    progress(people)
+
+            try:
+                people = render_run(self.store, self.frozen_settings, self.run, progress=rendered)
+            except InputError:
+                ledger_run.discard_run(self.store, self.run.run_id)
+                raise
+            ledger_run.set_state(self.store, self.run.run_id, RunState.EXECUTING, only_from=(RunState.FROZEN,))
         return people
 
     def next_due(self) -> Due | None:
-        """Return when there is something to send next and for which steps; None when nothing is left."""
+        """Return when there is something to send next and for which steps; None when nothing is left.
+
+        Takes back first what dead workers left.
+        """
+        close.sweep(self.store, self.run.run_id)
         return schedule.next_due(self.store, self.run.run_id)
 
     def gather(self, *, ask_source: bool = True) -> Gathering:
@@ -309,6 +335,11 @@ class Campaign:
             raise RunError(
                 f"{self.run.run_key} is held: {error.reason}; mend that and start the same run again"
             ) from None
+
+    def close(self) -> None:
+        """Close the connections to the providers, if there are any."""
+        if "gateways" in self.__dict__:
+            self.gateways.close()
 
     def evaluation_time(self) -> datetime:
         """Return when the run is to be judged: `evaluation.after` its last message, every conversion window over."""

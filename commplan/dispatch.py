@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -22,9 +22,11 @@ from commplan.channels.failures import next_wait, suppresses
 from commplan.content import fill
 from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, TextMessage
 from commplan.errors import DeliveryError, HaltError, RejectedError, TransientError
-from commplan.ids import AttemptId, RunId, TokenPurpose, new_attempt_id
+from commplan.fence import allowed_addresses
+from commplan.ids import AddressKey, AttemptId, RunId, TokenPurpose, new_attempt_id
 from commplan.ledger import close
 from commplan.ledger.claim import WHOLE, Batch, Outgoing, Shard, claim, look
+from commplan.ledger.run import plan_of
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.store.tables import messages
@@ -77,6 +79,9 @@ class Sender:
         Raises HaltError when nothing can be sent until a person acts; the messages are back in the queue then.
         """
         tally = Tally()
+        with self.store.read() as connection:
+            plan = plan_of(connection, run_id)
+        allowed = allowed_addresses(self.store, plan, self.settings)
         while True:
             batch = claim(
                 self.store,
@@ -94,7 +99,7 @@ class Sender:
             again_at = None
             try:
                 send = self._send_emails if batch.channel is Channel.EMAIL else self._send_texts
-                if send(batch, tally):
+                if send(batch, tally, allowed):
                     again_at = self.store.clock.now() + timedelta(seconds=30 * self.store.clock.factor)
             finally:
                 tally.postponed += close.finish(self.store, batch, again_at=again_at)
@@ -105,13 +110,13 @@ class Sender:
                 extra={"batch": batch.batch_id, "claimed": len(batch.seqs), "accepted": tally.accepted - before},
             )
 
-    def _send_emails(self, batch: Batch, tally: Tally) -> bool:
+    def _send_emails(self, batch: Batch, tally: Tally, allowed: Collection[AddressKey] | None) -> bool:
         groups = [list(batch.seqs)]
         tries, began = 0, time.monotonic()
         while groups:
             seqs = groups.pop()
             attempt_id = new_attempt_id()
-            outgoing = look(self.store, batch, seqs=seqs, attempt_ids=[attempt_id], lease=self.lease)
+            outgoing = look(self.store, batch, seqs=seqs, attempt_ids=[attempt_id], lease=self.lease, allowed=allowed)
             if not outgoing:
                 continue
             try:
@@ -209,7 +214,7 @@ class Sender:
             recipients=recipients,
         )
 
-    def _send_texts(self, batch: Batch, tally: Tally) -> bool:
+    def _send_texts(self, batch: Batch, tally: Tally, allowed: Collection[AddressKey] | None) -> bool:
         width = self.settings.sms.connections
         waiting = list(batch.seqs)
         tries, began = 0, time.monotonic()
@@ -217,7 +222,12 @@ class Sender:
             while waiting:
                 seqs, waiting = waiting[:width], waiting[width:]
                 outgoing = look(
-                    self.store, batch, seqs=seqs, attempt_ids=[new_attempt_id() for _ in seqs], lease=self.lease
+                    self.store,
+                    batch,
+                    seqs=seqs,
+                    attempt_ids=[new_attempt_id() for _ in seqs],
+                    lease=self.lease,
+                    allowed=allowed,
                 )
                 sent = [(out, pool.submit(self.gateways.sms.send, self._text_message(batch, out))) for out in outgoing]
                 refused, error = self._close_texts(sent, tally)

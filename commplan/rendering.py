@@ -17,6 +17,7 @@ from commplan import consent
 from commplan.consent import Suppression
 from commplan.content import Library, TemplateFault
 from commplan.errors import Finding, InputError
+from commplan.fence import allowed_addresses
 from commplan.ids import AddressKey, MessageRef, TokenPurpose
 from commplan.ledger.enqueue import Draft, Enqueuer
 from commplan.ledger.run import Run, frozen_files, plan_of
@@ -24,7 +25,7 @@ from commplan.ledger.schedule import due_in, zones_of
 from commplan.plan import Plan, Touch
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.store.tables import recipients, store_info, suppressions
+from commplan.store.tables import recipients, suppressions
 from commplan.terms import Channel, Reason
 
 _CHUNK = 1_000
@@ -39,7 +40,7 @@ def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable
     with store.read() as connection:
         plan = plan_of(connection, run.run_id)
         files = frozen_files(connection, run.run_id)
-        allowed = _allowed(connection.execute(select(store_info)).one(), plan, settings)
+    allowed = allowed_addresses(store, plan, settings)
     renderer = _Renderer(
         store, settings, run, plan=plan, library=Library(plan, files, run.placeholder), allowed=allowed
     )
@@ -63,18 +64,6 @@ def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable
         )
     enqueuer.finish()
     return people
-
-
-def _allowed(birth: Row[Any], plan: Plan, settings: Settings) -> frozenset[str] | None:
-    """Return the only addresses that may be written to, or None: everybody.
-
-    Real sending needs three to agree: the environment's name, the name the store was born with, and the plan.
-    """
-    if birth.kind == "sandbox":
-        return None
-    if plan.live and settings.live is not None and settings.live == birth.environment:
-        return None
-    return frozenset(address.strip().lower() for address in settings.allow_list)
 
 
 def _people(store: Store, run: Run) -> Iterator[Sequence[Row[Any]]]:
@@ -102,7 +91,7 @@ class _Renderer:
         *,
         plan: Plan,
         library: Library,
-        allowed: frozenset[str] | None,
+        allowed: frozenset[AddressKey] | None,
     ) -> None:
         self._store = store
         self._public = settings.public_url
@@ -197,7 +186,7 @@ class _Renderer:
         )
         if reason is not None:
             return reason
-        if self._allowed is not None and (person.email if email else person.phone).lower() not in self._allowed:
+        if self._allowed is not None and key not in self._allowed:
             return Reason.NOT_ON_ALLOW_LIST
         return None
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, bindparam, func, select, update
 
 from commplan.audience.person import Person
 from commplan.audience.snapshot import known, open_source, read
+from commplan.errors import InputError
 from commplan.ids import RunId
 from commplan.plan import Plan
 from commplan.store import Store
@@ -59,7 +60,7 @@ def refresh(
 
     Who is gone gets `left_at` = `now`, who is back loses it, who has another address, number or consent gets the new
     one (also a bad one: then the reason is set and the address is None). Short transactions of its own; if the source
-    cannot be read to its end an InputError is raised and nobody is marked as gone.
+    cannot be read to its end, or returns nobody at all, an InputError is raised and nobody is marked as gone.
     """
     with store.read() as connection:
         last = connection.execute(
@@ -89,6 +90,10 @@ def refresh(
             if changes:
                 with store.write() as connection:
                     _apply(connection, run_id, changes)
+    if last and not any(here):
+        raise InputError.one(
+            "audience.source", "the query returned nobody of the run", "see whether the database is being reloaded"
+        )
     left, returned = _mark(store, run_id, here, now=now)
     return Refreshed(present=sum(here), left=left, returned=returned, changed=changed)
 

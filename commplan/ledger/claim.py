@@ -6,15 +6,16 @@ Never opens a connection to anyone; between these two short transactions and `cl
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, select, true, update
 
 from commplan import consent
-from commplan.ids import AttemptId, BatchId, MessageRef, RunId
+from commplan.ids import AddressKey, AttemptId, BatchId, MessageRef, RunId
 from commplan.ledger import evidence
+from commplan.ledger.readdress import follow_addresses
 from commplan.ledger.run import plan_of
 from commplan.ledger.schedule import zones_of
 from commplan.plan import Plan
@@ -163,13 +164,20 @@ def claim(
 
 
 def look(
-    store: Store, batch: Batch, *, seqs: Sequence[int], attempt_ids: Sequence[AttemptId], lease: float
+    store: Store,
+    batch: Batch,
+    *,
+    seqs: Sequence[int],
+    attempt_ids: Sequence[AttemptId],
+    lease: float,
+    allowed: Collection[AddressKey] | None = None,
 ) -> list[Outgoing]:
     """Take the last look at some messages of a batch and put those that pass on the wire's side of the ledger.
 
-    One attempt id: all of them share one request; as many ids as `seqs`: a request each. What does not pass gets
-    its state and reason. Returns nothing when the lease was lost or the run was stopped. Own transaction; when it
-    returns, attempts are committed, so the request may be written.
+    One attempt id: all of them share one request; as many ids as `seqs`: a request each. `allowed`: the only
+    addresses that may be written to, None: every one. What does not pass gets its state and reason. Returns nothing
+    when the lease was lost or the run was stopped. Own transaction; when it returns, attempts are committed, so the
+    request may be written.
     """
     with store.write() as connection:
         if not _renew(connection, batch, lease):
@@ -189,7 +197,8 @@ def look(
             connection.execute(update(messages).where(mine).values(state=to, reason=reason, batch_id=None))
             return []
         plan = plan_of(connection, batch.run_id)
-        _refuse(connection, plan, batch, mine=mine, now=now)
+        follow_addresses(connection, batch.run_id, which=mine)
+        _refuse(connection, plan, batch, mine=mine, now=now, allowed=allowed)
         passed = _open_hours(connection, plan, batch, mine=mine, now=now)
         return _put_on_wire(connection, batch, passed=passed, attempt_ids=attempt_ids, seqs=seqs, now=now)
 
@@ -208,30 +217,50 @@ def _renew(connection: Connection, batch: Batch, lease: float) -> bool:
     )
 
 
-def _refuse(connection: Connection, plan: Plan, batch: Batch, *, mine: ColumnElement[bool], now: datetime) -> None:
+def _refuse(
+    connection: Connection,
+    plan: Plan,
+    batch: Batch,
+    *,
+    mine: ColumnElement[bool],
+    now: datetime,
+    allowed: Collection[AddressKey] | None,
+) -> None:
     step = plan.sequence[batch.step_no - 1]
     suppressed = consent.suppressed(messages, plan.purpose, plan.topic)
+    who = recipients.c
+    if batch.channel is Channel.EMAIL:
+        key, why_none, permission = who.email_key, who.email_reason, who.email_consent
+    else:
+        key, why_none, permission = who.phone_key, who.phone_reason, who.sms_consent
+    of_person = and_(who.run_id == messages.c.run_id, who.seq == messages.c.seq)
+
+    def holds_for_person(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+        return select(who.seq).where(of_person, condition).correlate(messages).exists()
+
+    refused = consent.refused(batch.channel, permission, purpose=plan.purpose, basis=plan.basis)
     rules: list[tuple[ColumnElement[bool], dict[str, object]]] = [
         (messages.c.not_after < now, {"state": MessageState.EXPIRED, "reason": Reason.TOO_LATE}),
         (
-            select(recipients.c.seq)
-            .where(
-                recipients.c.run_id == messages.c.run_id,
-                recipients.c.seq == messages.c.seq,
-                or_(
-                    recipients.c.left_at.is_not(None),
-                    (recipients.c.email if batch.channel is Channel.EMAIL else recipients.c.phone).is_(None),
-                ),
-            )
-            .correlate(messages)
-            .exists(),
+            holds_for_person(who.left_at.is_not(None)),
             {"state": MessageState.CANCELLED, "reason": Reason.LEFT_AUDIENCE},
+        ),
+        (
+            holds_for_person(key.is_(None)),
+            {
+                "state": MessageState.CANCELLED,
+                "reason": select(why_none).where(of_person).correlate(messages).scalar_subquery(),
+            },
         ),
         (
             suppressed.exists(),
             {"state": MessageState.SUPPRESSED, "reason": suppressed.limit(1).scalar_subquery()},
         ),
+        (holds_for_person(refused), {"state": MessageState.SUPPRESSED, "reason": Reason.NO_CONSENT}),
     ]
+    if allowed is not None:
+        outside = messages.c.address_key.not_in(allowed)
+        rules.append((outside, {"state": MessageState.CANCELLED, "reason": Reason.NOT_ON_ALLOW_LIST}))
     if step.condition is not None:
         holds = evidence.holds(step.condition, plan, messages)
         rules += [
@@ -267,6 +296,8 @@ def _open_hours(
         )
         .join(recipients, and_(recipients.c.run_id == messages.c.run_id, recipients.c.seq == messages.c.seq))
         .where(mine)
+        # From here on nobody can cancel them: what is read now is what goes out.
+        .with_for_update(of=messages)
     ).all()
     passed: dict[int, _Passed] = {}
     closed: dict[datetime, list[int]] = {}

@@ -167,7 +167,8 @@ def sweep(store: Store, run_id: RunId) -> tuple[int, int]:
     with store.write() as connection:
         ended = (
             connection.execute(
-                select(batches.c.batch_id).where(
+                select(batches.c.batch_id)
+                .where(
                     batches.c.run_id == run_id,
                     batches.c.closed_machine.is_(None),
                     batches.c.lease_machine < machine_now(),

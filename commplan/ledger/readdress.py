@@ -1,11 +1,11 @@
 """Letting unsent messages follow their recipients' addresses: the text is frozen, the address is not.
 
-Never touches a message that a worker has, or that has been sent.
+Never touches a message that has been sent, or that another worker has.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, case, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, select, update
 
 from commplan.ids import RunId
 from commplan.store.tables import messages, recipients
@@ -14,11 +14,11 @@ from commplan.terms import Channel, MessageState, Reason
 _WAITING = (MessageState.NOT_DUE, MessageState.QUEUED)
 
 
-def follow_addresses(connection: Connection, run_id: RunId) -> int:
+def follow_addresses(connection: Connection, run_id: RunId, *, which: ColumnElement[bool] | None = None) -> int:
     """Give unsent messages the address key their recipient has now; return how many changed.
 
-    Where another message of the step already goes to that address, this one is cancelled as `same_address`. In the
-    caller's transaction, after the recipients were refreshed.
+    `which`: these messages, which the caller holds; None: all that no worker has. Where another message of the step
+    already goes to that address, this one is cancelled as `same_address`. In the caller's transaction.
     """
     current = (
         select(case((messages.c.channel == Channel.EMAIL, recipients.c.email_key), else_=recipients.c.phone_key))
@@ -28,7 +28,7 @@ def follow_addresses(connection: Connection, run_id: RunId) -> int:
     )
     moved = and_(
         messages.c.run_id == run_id,
-        messages.c.state.in_(_WAITING),
+        messages.c.state.in_(_WAITING) if which is None else which,
         current.is_not(None),
         current != messages.c.address_key,
     )
@@ -42,7 +42,9 @@ def follow_addresses(connection: Connection, run_id: RunId) -> int:
             )
         ).first()
         change: dict[str, object] = (
-            {"state": MessageState.CANCELLED, "reason": Reason.SAME_ADDRESS} if taken else {"address_key": row.key}
+            {"state": MessageState.CANCELLED, "reason": Reason.SAME_ADDRESS, "batch_id": None}
+            if taken
+            else {"address_key": row.key}
         )
         changed += connection.execute(update(messages).where(here).values(**change)).rowcount
     return changed

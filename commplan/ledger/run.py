@@ -105,7 +105,8 @@ def start_run(
                 flow_run_id=flow_run_id,
             )
             .on_conflict_do_nothing()
-        ).rowcount
+            .returning(runs.c.run_id)
+        ).first()
         row = connection.execute(
             select(runs).where(runs.c.plan == plan.plan, runs.c.occurrence == occurrence).with_for_update()
         ).one()
@@ -333,8 +334,6 @@ def discard_run(store: Store, run_id: RunId) -> None:
     with store.write() as connection:
         if connection.execute(select(attempts.c.attempt_id).where(attempts.c.run_id == run_id).limit(1)).first():
             raise RunError("this run has sent messages; cancel it instead of discarding it")
-        for table in (
-            messages, skeletons, conversions, gatherings, enrolments, recipients, evaluations, batches, runs
-        ):
+        for table in (messages, skeletons, conversions, gatherings, enrolments, recipients, evaluations, batches, runs):
             connection.execute(delete(table).where(table.c.run_id == run_id))
         record(connection, run_id, store.clock.now(), "discarded", {})

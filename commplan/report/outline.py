@@ -69,10 +69,10 @@ def _verdicts(evaluation: Evaluation) -> Section:
         before = figure(goal.baseline, is_share=goal.is_share)
         return (
             named,
-            goal.target,
-            figure(goal.value, is_share=goal.is_share),
-            before,
             Mark(goal.verdict, goal.provisional),
+            figure(goal.value, is_share=goal.is_share),
+            goal.target,
+            before,
             goal.why,
         )
 
@@ -80,9 +80,9 @@ def _verdicts(evaluation: Evaluation) -> Section:
         title="Goals",
         lead=headline(evaluation) + (" Provisional: figures may still change." if evaluation.provisional else ""),
         table=Table(
-            head=("Goal", "Target", "Result", "Before", "Verdict", "Why"),
+            head=("Goal", "Verdict", "Result", "Target", "Before", "Why"),
             rows=tuple(row(goal) for goal in evaluation.goals),
-            numeric=frozenset({2, 3}),
+            numeric=frozenset({2, 4}),
         ),
     )
 

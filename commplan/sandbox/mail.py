@@ -46,26 +46,32 @@ def envelopes(body: Mapping[str, Any], *, nested: bool) -> Iterator[Envelope]:
     """
     blocks = {block["type"]: block["value"] for block in body["content"]}
     html, text = _Skeleton(blocks.get("text/html", "")), _Skeleton(blocks.get("text/plain", ""))
-    for position, person in enumerate(body["personalizations"]):
-        values = {tag: str(value) for tag, value in person.get("substitutions", {}).items()}
-        subject = _Skeleton(person.get("subject") or body.get("subject", "")).filled(values, nested)
+    for position, given in enumerate(body["personalizations"]):
+        # What broke a rule and was let through arrives as a message to nobody, and is dropped.
+        person = _mapping(given)
+        values = {tag: str(value) for tag, value in _mapping(person.get("substitutions")).items()}
+        subject = _Skeleton(str(person.get("subject") or body.get("subject") or "")).filled(values, nested)
         own_html, own_text = html.filled(values, nested), text.filled(values, nested)
         links = _links(own_html, own_text)
         for kind in ("to", "cc", "bcc"):
-            for entry in person.get(kind) or ([{}] if kind == "to" else []):
+            entries = person.get(kind) or ([{}] if kind == "to" else [])
+            for entry in entries if isinstance(entries, list) else [{}]:
                 yield Envelope(
-                    # What broke a rule and was let through arrives as a message to nobody, and is dropped.
-                    to=str(entry.get("email", "")) if isinstance(entry, dict) else "",
+                    to=str(_mapping(entry).get("email", "")),
                     subject=subject,
                     text=own_text,
                     html=own_html,
-                    headers={**body.get("headers", {}), **person.get("headers", {})},
+                    headers={**_mapping(body.get("headers")), **_mapping(person.get("headers"))},
                     links=links,
-                    args={**body.get("custom_args", {}), **person.get("custom_args", {})},
-                    categories=tuple(body.get("categories", ())),
+                    args={**_mapping(body.get("custom_args")), **_mapping(person.get("custom_args"))},
+                    categories=tuple(body.get("categories") or ()),
                     send_at=person.get("send_at", body.get("send_at")),
                     personalization=position,
                 )
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 class _Skeleton:

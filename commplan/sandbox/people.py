@@ -168,9 +168,9 @@ class Person:
         acts: list[Act] = []
         if dice.chance("replies", 0.08):
             acts.append(Act(after=moment, deed=Deed.REPLY))
-        if dice.chance("visits", 0.20 + 0.35 * self.keenness):
+        if dice.chance("visits", 0.30 + 0.35 * self.keenness):
             acts.append(Act(after=moment, deed=Deed.VISIT))
-            if invites and dice.chance("converts", 0.62):
+            if invites and dice.chance("converts", 0.70):
                 acts.append(Act(after=moment + dice.delay("convert", 6 * HOUR, 3 * DAY), deed=Deed.CONVERT))
         return acts
 

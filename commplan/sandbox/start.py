@@ -42,7 +42,7 @@ class Wishes:
 def start_sandbox(
     settings: Settings, wishes: Wishes, *, host: str, port: int, bound: socket.socket | None = None
 ) -> None:
-    """Serve a sandbox until it is ended; prints the settings that point an installation at it, where they are not set."""
+    """Serve a sandbox until it is ended; prints the settings that point an installation at it and are not set yet."""
     private, public = _keys(wishes.key_file or settings.home / "webhook.pem")
     api_key = settings.email.api_key.get_secret_value() if settings.email.api_key else API_KEY
     token = settings.sms.auth_token.get_secret_value() if settings.sms.auth_token else AUTH_TOKEN

@@ -144,11 +144,15 @@ def open_store(settings: Settings, *, create: bool = True) -> Store:
         settings.home.mkdir(parents=True, exist_ok=True)
     clock = settings.make_clock()
     store = Store(settings.store_address, clock, settings.make_keyring())
-    if not store.is_current():
-        if not create and not inspect(store._reader).has_table("runs"):
-            raise StoreError("there is no store here yet; run `commplan db upgrade`, or set COMMPLAN_STORE_URL")
-        store.upgrade()
-    _check_birth(store, settings.provider_kind, settings)
+    try:
+        if not store.is_current():
+            if not create and not inspect(store._reader).has_table("runs"):
+                raise StoreError("there is no store here yet; run `commplan db upgrade`, or set COMMPLAN_STORE_URL")
+            store.upgrade()
+        _check_birth(store, settings.provider_kind, settings)
+    except BaseException:
+        store.dispose()
+        raise
     return store
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,7 @@ class Rehearsal:
     crm: Path
     folder: Path
     customers: Sequence[Customer]
+    closing: ExitStack
 
     @property
     def clock(self) -> Clock:
@@ -178,9 +179,11 @@ class Rehearsal:
         return self.start_file(self.write(plan), occurrence, settings=settings)
 
     def start_file(self, path: Path, occurrence: str = "first", *, settings: Settings | None = None) -> Campaign:
-        return campaign.start(
+        started = campaign.start(
             self.store, settings or self.settings, path=path, occurrence=occurrence, scheduled=self.clock.now()
         )
+        self.closing.callback(started.close)
+        return started
 
     def ready(self, plan: str = LETTER, occurrence: str = "first", *, settings: Settings | None = None) -> Campaign:
         """Start a run, freeze its audience and content: it may send."""
@@ -433,7 +436,7 @@ def rehearse(
             stack.callback(store.dispose)
             if day is not None:
                 _listen(stack, here, bound)
-            return Rehearsal(here, store, url, crm, tmp_path / "plans", customers)
+            return Rehearsal(here, store, url, crm, tmp_path / "plans", customers, stack)
 
         yield set_up
 

@@ -52,11 +52,13 @@ class Received:
 
 @dataclass
 class Receiver:
-    """Stands where `commplan serve` would; `refuse` says how many of the next posts get a 500."""
+    """Stands where `commplan serve` would; the next `refuse` posts below `refuse_at` get a 500."""
 
     url: str = ""
     requests: list[Received] = field(default_factory=list)
     refuse: int = 0
+    refuse_at: str = "/"
+    pages: dict[str, str] = field(default_factory=lambda: dict(PAGES))
 
     def to(self, start: str, method: str = "POST") -> list[Received]:
         return [request for request in self.requests if request.method == method and request.path.startswith(start)]
@@ -82,9 +84,12 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with lock:
                 received.requests.append(Received(self.command, self.path, dict(self.headers), body))
-                refused = self.command == "POST" and received.refuse > 0
+                at = self.path.startswith(received.refuse_at)
+                refused = self.command == "POST" and received.refuse > 0 and at
                 received.refuse -= refused
-            page = PAGES.get(self.path.split("/")[1], "<p>a page</p>").encode() if self.command != "HEAD" else b""
+            page = (
+                received.pages.get(self.path.split("/")[1], "<p>a page</p>").encode() if self.command != "HEAD" else b""
+            )
             status = "500 Internal Server Error" if refused else "200 OK"
             head = f"HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {len(page)}\r\n\r\n"
             self.wfile.write(head.encode() + page)

@@ -74,10 +74,9 @@ def test_customers_are_as_untidy_as_announced(tmp_path):
 
 def test_valid_numbers_are_valid_for_everybody_and_valid_mailboxes_are_nobodys(tmp_path):
     rows = customers(tmp_path / "crm", contacts=20_000)
-    wrong = set(crm._WRONG_PHONES)
-    assert [
-        row["mobile"] for row in rows if row["mobile"] and row["mobile"] not in wrong and not is_phone(row["mobile"])
-    ] == []
+    phones = [row["mobile"] for row in rows if row["mobile"]]
+    assert 0.025 < sum(not is_phone(phone) for phone in phones) / len(phones) < 0.04
+    assert len(set(phones)) > 0.95 * len(phones)
     assert all(row["email"].lower().endswith("@person.example.com") for row in rows if is_email(row["email"] or ""))
 
 

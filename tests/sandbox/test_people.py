@@ -17,6 +17,7 @@ from commplan.sandbox.people import Arrival, Deed, Person
 from commplan.terms import Channel
 
 NOBODY = "01234567890"
+PAGE_OF_UNDOING = '<form method="post"><input type="hidden" name="do" value="resubscribe"><button>Undo</button></form>'
 
 
 def onboarding(sandbox, receiver, *people, survey=False):
@@ -100,14 +101,22 @@ def test_a_survey_is_answered_by_its_form_with_the_score_of_the_link(start, rece
 
 
 def test_somebody_whom_a_page_failed_comes_back(start, receiver):
-    sandbox = start(people={"ann@person.example.com": "answer"})
-    original = receiver.to
-    body = onboarding(sandbox, receiver, "ann@person.example.com", survey=True)
-    sandbox.post(body)
-    sandbox.until(lambda: original("/s/", "GET"))
-    receiver.refuse = 1
+    sandbox = start()
+    receiver.refuse, receiver.refuse_at = 1, "/s/"
+    sandbox.post(onboarding(sandbox, receiver, "answer@person.example.com", survey=True))
     (truth,) = sandbox.settle()
     assert truth["answered"]
+    first, second = receiver.to("/s/")
+    assert first.form == second.form
+
+
+def test_an_opt_out_that_was_done_before_is_not_undone(start, receiver):
+    sandbox = start()
+    receiver.pages["u"] = PAGE_OF_UNDOING
+    sandbox.post(onboarding(sandbox, receiver, "unsubscribe@person.example.com"))
+    (truth,) = sandbox.settle()
+    assert truth["unsubscribed"]
+    assert receiver.to("/u/") == []
 
 
 def test_setting_up_writes_the_plan_time_into_the_sample_crm(start, receiver, tmp_path):

@@ -177,6 +177,33 @@ def test_substitution_is_plain_replacement_of_every_tag(values, pieces):
         assert envelope.text == expected + "."
 
 
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = ["to", "cc", "subject", "headers", "substitutions", "custom_args", "send_at"]
+PERSONS = st.lists(JUNK | st.dictionaries(st.sampled_from(NAMES), JUNK), max_size=3)
+ROOTS = ["from", "subject", "content", "headers", "custom_args", "categories", "send_at", "reply_to", "sections"]
+
+
+@given(root=st.dictionaries(st.sampled_from(ROOTS), JUNK), people=JUNK | PERSONS, nested=st.booleans())
+def test_no_body_whatever_makes_the_rules_or_the_rendering_stumble(root, people, nested):
+    body = {
+        "from": {"email": "hello@sender.example.com"},
+        "subject": "s",
+        "content": [{"type": "text/plain", "value": "t"}],
+        **root,
+        "personalizations": people,
+    }
+    problems = check(body, now=0)
+    if all(problem.recipient is not None for problem in problems):
+        told = {problem.recipient for problem in problems}
+        rendered = list(envelopes(body, nested=nested))
+        assert {envelope.personalization for envelope in rendered} == set(range(len(people)))
+        assert all("@" in envelope.to for envelope in rendered if envelope.personalization not in told)
+
+
 def test_links_are_found_with_their_tracking_and_their_entities_resolved():
     html = (
         '<a class="x" href="http://h/a?b=1&amp;c=2">a</a>'

@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 
 from sendgrid.helpers.eventwebhook import EventWebhook
 
+from commplan.receipts import sendgrid, twilio
+from commplan.terms import ReceiptKind
+
 SIGNATURE, STAMP = "X-Twilio-Email-Event-Webhook-Signature", "X-Twilio-Email-Event-Webhook-Timestamp"
 
 
@@ -41,7 +44,7 @@ def test_events_carry_the_custom_args_and_verify_with_the_real_sdk(start, receiv
 
 
 def test_an_outage_of_the_receiver_loses_no_event(start, receiver, public_key):
-    sandbox = start(calm=False, people={"silent@person.example.com": "silent"}, stray_share=0.2, stray_hours=24)
+    sandbox = start(calm=False, stray_share=0.2, stray_hours=24)
     receiver.refuse = 3
     people = [f"person{number}@person.example.com" for number in range(200)]
     assert sandbox.post(sandbox.mail(*people)).status_code == 202
@@ -49,8 +52,9 @@ def test_an_outage_of_the_receiver_loses_no_event(start, receiver, public_key):
     ids = {message["provider_id"]: message for message in truth}
     told = {(event["sg_message_id"], event["event"]) for event in receiver.events() if event["sg_message_id"] in ids}
     for sg_message_id, message in ids.items():
-        for happening, kind in (("processed", "processed"), ("delivered", "delivered"), ("opened", "open")):
-            assert message[happening] == ((sg_message_id, kind) in told) or kind == "open"
+        for happening in ("processed", "delivered", "deferred"):
+            assert message[happening] == ((sg_message_id, happening) in told)
+        assert (message["opened"] or message["machine_opened"]) == ((sg_message_id, "open") in told)
     posts = receiver.to("/hooks/sendgrid/events")
     assert all(verify(public_key, post) for post in posts)
     assert receiver.refuse == 0
@@ -86,3 +90,30 @@ def test_the_providers_clock_may_be_ahead(start, receiver):
     (event,) = receiver.events("delivered")
     delivered = datetime.fromisoformat(truth["times"]["delivered"]).astimezone(UTC).timestamp()
     assert event["timestamp"] == int(delivered + 600)
+
+
+def test_the_product_reads_everything_that_is_posted(start, receiver, public_key):
+    sandbox = start(people={"+12025550123": "stop", "+12025550124": "undelivered"})
+    roles = ("click", "spam", "bounce", "block", "defer", "scanner")
+    body = sandbox.mail(*(f"{role}@person.example.com" for role in roles))
+    body["content"][1]["value"] = f'<a href="{receiver.url}/p/1">x</a>'
+    sandbox.post(body)
+    for number in ("+12025550123", "+12025550124"):
+        sandbox.text(To=number, StatusCallback=f"{receiver.url}/hooks/twilio/status?m=token&a=attempt#rc=5&rp=all")
+    sandbox.settle()
+    kinds = set()
+    for post in receiver.to("/hooks/sendgrid/events"):
+        sendgrid.verify(post.body, post.headers, [public_key])
+        parsed = sendgrid.parse(post.body)
+        assert parsed.unreadable == 0
+        kinds |= {receipt.kind for receipt in parsed.receipts}
+    for post in receiver.to("/hooks/twilio/"):
+        twilio.verify(receiver.url + post.path, post.body, post.headers, sandbox.config.auth_token)
+        form = twilio.read_form(post.body)
+        is_status = post.path.startswith("/hooks/twilio/status")
+        query = {"m": "token", "a": "attempt"}
+        kinds.add((twilio.parse_status(query, form) if is_status else twilio.parse_inbound(form)).kind)
+    assert kinds == set(ReceiptKind) - {
+        ReceiptKind.DROPPED, ReceiptKind.REPLIED, ReceiptKind.OPTED_IN, ReceiptKind.ANSWERED, ReceiptKind.IGNORED,
+        ReceiptKind.MACHINE_OPENED,
+    }  # fmt: skip
