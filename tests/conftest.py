@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
@@ -84,3 +85,20 @@ def store(settings: Settings, store_url: str) -> Iterator[Store]:
     opened.clock = Clock(origin=NOON, anchor=datetime.now(UTC).timestamp(), factor=1e-9)
     yield opened
     opened.dispose()
+
+
+_CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium; tests that need one are skipped where there is none, unless the environment requires it."""
+    if not _CHROMIUM.exists() and not os.environ.get("COMMPLAN_REQUIRE_BROWSER"):
+        pytest.skip(f"browser tests need {_CHROMIUM}")
+    flags = "no-sandbox disable-gpu disable-background-networking disable-component-update disable-sync no-first-run"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=str(_CHROMIUM), args=[f"--{flag}" for flag in flags.split()]
+        )
+        yield opened
+        opened.close()

@@ -90,7 +90,7 @@ class Switches(BaseModel):
 
     @classmethod
     def calm(cls, **changes: object) -> Switches:
-        """Return switches under which the providers behave as documented: each event once, in order, at once.
+        """Return switches under which the providers behave as documented: each event once, and soon.
 
         `changes` are switches to set on top; InputError names those that cannot be.
         """

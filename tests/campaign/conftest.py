@@ -36,7 +36,7 @@ from commplan.web.serve import make_server
 from tests.conftest import NOON
 
 PRIVATE, PUBLIC = generate_key()
-API_KEY, ACCOUNT, AUTH_TOKEN = "SG.of-the-tests", "AC" + "1" * 32, "an auth token"
+API_KEY, ACCOUNT, AUTH_TOKEN = "SG.of-the-tests", "AC" + "1" * 32, "an-auth-token"
 TEMPLATES = Path(campaign.__file__).parent.parent / "templates"
 
 #: Welcome by email, a text to the silent, a survey, and a text to whoever still says nothing.
@@ -122,6 +122,18 @@ FACTS = {
 Truth = dict[str, Any]
 
 
+def happened(one: Truth) -> set[str]:
+    """Return the columns of the ledger that must be set, by the sandbox's account of a message."""
+    columns = {column for what, column in FACTS.items() if one[what]}
+    # STOP is no answer.
+    return columns - {"replied_at"} | {"opted_out_at"} if one["opted_out"] else columns
+
+
+def noted(row: Row[Any]) -> set[str]:
+    """Return which of these columns are set."""
+    return {column for column in FACTS.values() if getattr(row, column) is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Customer:
     """A row of the CRM, and what its person does. `email` None: made of the name; "": none."""
@@ -147,7 +159,7 @@ def until(holds: Callable[[], object], *, seconds: float = 60, why: str = "the c
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"{why} never came true"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 @dataclass
@@ -261,19 +273,16 @@ class Rehearsal:
             if summary["unposted_events"] or waiting(self.store):
                 return False
             rows = self.rows()
-            return all(
-                getattr(rows[one["ref"]], column) is not None
-                for one in self.truth()
-                for what, column in FACTS.items()
-                if one[what]
-            )
+            return all(noted(rows[one["ref"]]) >= happened(one) for one in self.truth())
 
         until(known, why="that the ledger knows what happened")
 
     def rows(self, run_id: RunId | None = None) -> dict[MessageRef, Row[Any]]:
-        """Return the ledger's messages, of all runs or one, each with its recipient's contact id."""
-        query = select(messages, recipients.c.contact_id, recipients.c.segment, recipients.c.locale).join(
-            recipients, (recipients.c.run_id == messages.c.run_id) & (recipients.c.seq == messages.c.seq)
+        """Return the ledger's messages, of all runs or one, each with whom it is for and when it was written."""
+        query = (
+            select(messages, recipients.c.contact_id, attempts.c.wire_at)
+            .join(recipients, (recipients.c.run_id == messages.c.run_id) & (recipients.c.seq == messages.c.seq))
+            .outerjoin(attempts, attempts.c.attempt_id == messages.c.attempt_id)
         )
         if run_id is not None:
             query = query.where(messages.c.run_id == run_id)
@@ -443,7 +452,7 @@ def rehearse(
 
 def _listen(stack: ExitStack, settings: Settings, bound: socket.socket) -> None:
     store = open_store(settings)
-    server = make_server(store, settings, host="127.0.0.1", port=0)
+    server = make_server(store, settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     stack.callback(store.dispose)

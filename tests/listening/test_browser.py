@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -12,28 +10,7 @@ from sqlalchemy import select
 from commplan.ids import TokenPurpose
 from commplan.store.tables import answers
 
-_CHROMIUM = Path("/usr/bin/chromium")
-_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():  # type: ignore[no-untyped-def]
-    if not _CHROMIUM.exists() and os.environ.get("COMMPLAN_REQUIRE_BROWSER") != "1":
-        pytest.skip(f"browser tests need {_CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(_CHROMIUM), args=list(_FLAGS))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(params=["light", "dark"])

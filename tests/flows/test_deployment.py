@@ -1,0 +1,35 @@
+"""Every deployment in prefect.yaml can be made: its flow imports and takes the parameters it is given."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+
+from commplan import planfile
+from commplan.errors import InputError
+from flows.deployment import read_deployments
+
+_ROOT = Path(__file__).resolve().parents[2]
+_DEPLOYMENTS = {wanted["name"]: wanted for wanted in read_deployments(_ROOT)}
+
+
+@pytest.mark.parametrize("name", _DEPLOYMENTS)
+def test_the_entrypoint_imports_and_its_parameters_fit(name: str) -> None:
+    wanted = _DEPLOYMENTS[name]
+    flow = load_flow_from_entrypoint(str(_ROOT / wanted["entrypoint"]))
+    given = wanted["parameters"]
+    inspect.signature(flow.fn).bind_partial(**given)
+    flow.validate_parameters(given)
+    planfile.read_plan(_ROOT / given["plan"])
+    described = parameter_schema(flow).model_dump_for_openapi()["properties"]
+    assert all("description" in described[field] for field in described), "the UI's form explains every field"
+
+
+def test_a_file_without_deployments_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "prefect.yaml").write_text("deployments: [", encoding="utf-8")
+    with pytest.raises(InputError, match="no readable list of deployments"):
+        read_deployments(tmp_path)
