@@ -267,6 +267,9 @@ def sandbox(
     contacts: Annotated[int | None, typer.Option(min=1, help="Make that CRM first, with so many customers")] = None,
     seed: Annotated[int, typer.Option(help="Decides who does what")] = 1,
     switches: Annotated[str | None, typer.Option(help="JSON of sandbox switches")] = None,
+    day: Annotated[
+        float | None, typer.Option(min=0.5, help="Seconds that a day of plan time takes; default: a day")
+    ] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="Private key that signs event webhooks, PEM; made if it is not there")
     ] = None,
@@ -278,7 +281,7 @@ def sandbox(
     from commplan.settings import load_settings
 
     logs.set_up()
-    wishes = Wishes(crm=crm, contacts=contacts, seed=seed, switches=switches, key_file=key_file)
+    wishes = Wishes(crm=crm, contacts=contacts, seed=seed, switches=switches, key_file=key_file, day=day)
     start_sandbox(load_settings(), wishes, host=host, port=port, bound=_socket(fd))
 
 

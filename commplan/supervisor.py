@@ -34,7 +34,7 @@ def clean_environment(extra: Mapping[str, str], environ: Mapping[str, str] = os.
 
 def listen() -> socket.socket:
     """Return a socket bound to a free loopback port, to be handed to the child that will answer there."""
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", 0))
     bound.listen(256)

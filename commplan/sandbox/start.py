@@ -9,9 +9,12 @@ import json
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from commplan.clock import Clock
 from commplan.sandbox import crm
 from commplan.sandbox.app import serve
 from commplan.sandbox.config import SandboxConfig, generate_key
@@ -29,7 +32,8 @@ class Wishes:
     """What the command line asks of a sandbox.
 
     `contacts`: make the CRM at `crm` with so many customers, if it is not there. `key_file`: private key of the
-    event webhook, made if it is not there, with its public key in ``.pub`` beside it.
+    event webhook, made if it is not there, with its public key in ``.pub`` beside it. `day`: machine seconds that a day
+    of plan time takes, from now on; None: as the settings say.
     """
 
     crm: Path | None = None
@@ -37,6 +41,7 @@ class Wishes:
     seed: int = 1
     switches: str | None = None
     key_file: Path | None = None
+    day: float | None = None
 
 
 def start_sandbox(
@@ -50,6 +55,9 @@ def start_sandbox(
     here, used = bound.getsockname()[:2] if bound is not None else (host, port)
     address = f"http://{here}:{used}"
     clock = settings.make_clock()
+    if wishes.day is not None and clock.is_real:
+        started = round(time.time())
+        clock = Clock(origin=datetime.fromtimestamp(started, UTC), anchor=started, factor=86_400 / wishes.day)
     if wishes.crm is not None and wishes.contacts is not None and not wishes.crm.exists():
         now = clock.origin if not clock.is_real else clock.now()
         crm.create(wishes.crm, contacts=wishes.contacts, seed=wishes.seed, now=now, site=f"{address}/site")
@@ -64,14 +72,21 @@ def start_sandbox(
         crm=wishes.crm,
         switches=Switches() if wishes.switches is None else Switches.read(wishes.switches),
     )
-    for name, value in {
+    wanted = {
         "COMMPLAN_EMAIL__BASE_URL": address,
         "COMMPLAN_SMS__BASE_URL": address,
         "COMMPLAN_EMAIL__API_KEY": api_key,
         "COMMPLAN_EMAIL__WEBHOOK_KEYS": json.dumps([public]),
         "COMMPLAN_SMS__ACCOUNT_SID": account,
         "COMMPLAN_SMS__AUTH_TOKEN": token,
-    }.items():
+    }
+    if wishes.crm is not None:
+        wanted["CRM_DATABASE_URL"] = f"sqlite:///{wishes.crm.absolute()}"
+    if not clock.is_real:
+        wanted["COMMPLAN_CLOCK__ORIGIN"] = clock.origin.isoformat()
+        wanted["COMMPLAN_CLOCK__ANCHOR"] = f"{clock.anchor:.0f}"
+        wanted["COMMPLAN_CLOCK__FACTOR"] = f"{clock.factor:.6g}"
+    for name, value in wanted.items():
         if name not in os.environ:
             sys.stdout.write(f"export {name}='{value}'\n")
     sys.stdout.flush()

@@ -204,6 +204,10 @@ class Rehearsal:
         started.render()
         return started
 
+    @staticmethod
+    def shard(index: int, count: int) -> Shard:
+        return Shard(index, count)
+
     def send_due(self, running: Campaign) -> Tally:
         """Send everything that is due now, once through the steps."""
         tally = Tally()

@@ -1,12 +1,310 @@
-"""Starting an occurrence, once, again, half-way, and after its files were changed."""
+"""Starting an occurrence: once, again, half-way, after its files were changed, and beside other runs of the plan."""
 
-from tests.campaign.conftest import crowd
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from commplan import campaign
+from commplan.errors import InputError, RunError
+from commplan.ledger import run as ledger_run
+from commplan.ledger.enqueue import Enqueuer
+from commplan.store.tables import enrolments, messages, recipients, runs
+from tests.campaign.conftest import LETTER, NOON, PAIR, PLAN, Customer, Rehearsal, crowd
 
 
-def test_a_letter_goes_to_everybody_once(rehearse):
+def enrolled(here: Rehearsal) -> set[tuple[str, str]]:
+    with here.store.read() as connection:
+        return {tuple(row) for row in connection.execute(select(enrolments.c.contact_id, enrolments.c.state))}
+
+
+def test_starting_a_run_again_while_it_is_planned_starts_the_planning_from_nothing(rehearse):
     here = rehearse(crowd(3))
+    first = here.start()
+    first.resolve_audience()
+    again = here.start()
+    assert again.run.run_id == first.run.run_id
+    again.resolve_audience()
+    assert again.render() == 3
+    assert here.send_due(again).accepted == 3
+    here.require_balance(again)
+
+
+def test_a_rendering_that_was_cut_short_is_done_again_by_the_next_start(rehearse):
+    here = rehearse(crowd(30))
+    first = here.start()
+    first.resolve_audience()
+
+    def die(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.render(progress=die)
+    assert len(here.rows()) == 30
+    again = here.start()
+    assert again.state == "frozen"
+    here.carry(again)
+    assert len(here.truth()) == 30
+    here.require_balance(again)
+
+
+def test_a_run_half_sent_goes_on_where_it_is(rehearse):
+    here = rehearse(crowd(9), batch=4)
+    first = here.ready()
+    here.fault("email", "429", 50)
+    first.dispatch(1, here.shard(0, 2))  # nothing leaves: the provider is busy
+    again = here.start()
+    assert again.run.run_id == first.run.run_id
+    assert again.state == "executing"
+    with pytest.raises(RunError, match="planned by another process"):
+        again.resolve_audience()
+    with pytest.raises(RunError, match="planned by another process"):
+        again.render()
+
+
+def test_nothing_can_be_planned_into_a_run_that_sends(rehearse):
+    here = rehearse(crowd(2))
     running = here.ready()
-    tally = here.send_due(running)
-    assert tally.accepted == 3
-    assert len(here.truth()) == 3
+    here.send_due(running)
+    before = here.rows()
+    with pytest.raises(RunError):
+        Enqueuer(here.store, running.run.run_id).clear()
+    with pytest.raises(RunError):
+        Enqueuer(here.store, running.run.run_id).write([])
+    assert here.rows() == before
+
+
+def test_two_processes_do_not_plan_one_run_at_once(rehearse):
+    here = rehearse(crowd(3))
+    first, second = here.start(), here.start()
+    refused = []
+
+    def meanwhile(_: int) -> None:
+        for attempt in (second.resolve_audience, second.render):
+            with pytest.raises(RunError, match="another process prepares letter@first"):
+                attempt()
+            refused.append(attempt)
+
+    first.resolve_audience(progress=meanwhile)
+    first.render(progress=meanwhile)
+    assert len(refused) == 4
+    here.send_due(first)
+    here.require_balance(first)
+
+
+def test_two_runs_of_a_plan_do_not_look_up_their_audience_at_once(rehearse):
+    here = rehearse(crowd(3))
+    first, second = here.start(occurrence="first"), here.start(occurrence="second")
+
+    def meanwhile(_: int) -> None:
+        with pytest.raises(RunError, match="another process prepares letter"):
+            second.resolve_audience()
+
+    first.resolve_audience(progress=meanwhile)
+    assert second.resolve_audience().excluded == {"already_enrolled": 3}
+
+
+def test_a_turn_whose_lease_is_over_goes_to_the_next_and_says_so_to_the_first(rehearse):
+    here = rehearse(crowd(1))
+    with ledger_run.exclusive(here.store, "x", lease=timedelta(0)) as mine:
+        with ledger_run.exclusive(here.store, "x"), pytest.raises(RunError, match="taken over"):
+            mine.keep()
+
+
+def test_files_changed_after_the_start_change_nothing(rehearse):
+    here = rehearse(crowd(2))
+    running = here.start(PAIR)
+    folder = here.write(PAIR).parent
+    (folder / "welcome.email.en.txt.j2").write_text("Something else for {{ first_name }} {{ links.unsubscribe }}")
+    here.write(PAIR.replace("wait: P1D", "wait: P9D").replace("title: A letter", "title: Another"))
+    again = here.start_file(folder / "plan.yaml")
+    assert again.run.digest == running.run.digest
+    assert again.plan.title == "A letter"
+    again.resolve_audience()
+    again.render()
+    here.send_due(again)
+    for one in here.truth():
+        assert "Good to have you here" in here.content(one)["text"]
+    due = here.start_file(folder / "plan.yaml").next_due()
+    assert due is not None
+    assert timedelta(hours=23) < due.at - here.clock.now() < timedelta(days=2)
+
+
+def test_settings_that_shape_a_message_are_those_of_the_start(rehearse):
+    here = rehearse(crowd(1))
+    running = here.start()
+    other = here.settings.model_copy(update={"public_url": "http://127.0.0.1:9"})
+    again = here.start(settings=other)
+    assert again.run.run_id == running.run.run_id
+    again.resolve_audience()
+    again.render()
+    here.send_due(again)
+    (one,) = here.truth()
+    assert f"<{here.settings.public_url}/u/" in here.content(one)["headers"]["List-Unsubscribe"]
+
+
+def test_a_run_continued_on_another_plan_time_is_refused(rehearse):
+    here = rehearse(crowd(1))
+    here.start()
+    here.jump(days=1)
+    with pytest.raises(RunError, match="another plan time"):
+        here.start()
+
+
+def test_who_went_through_a_plan_once_is_left_out_of_its_next_run(rehearse):
+    here = rehearse(crowd(2))
+    here.send_due(here.ready(occurrence="first"))
+    here.update_crm(
+        "insert into customers select 9, 'Neu', 'Neu', 'neu@person.example.com', null, 'en', null, signed_up_at, 0, 1,"
+        " setup_url, null from customers where customer_id = 1"
+    )
+    second = here.ready(occurrence="second")
+    assert here.send_due(second).accepted == 1
+    assert {row.contact_id: row.reason for row in here.rows(second.run.run_id).values()} == {
+        "1": "already_enrolled",
+        "2": "already_enrolled",
+        "9": None,
+    }
+    here.require_balance(second)
+
+
+def test_every_run_means_everybody_again_but_not_within_the_gap(rehearse):
+    plan = LETTER.replace("\nsequence:", "\n  enroll: every_run\nsequence:")
+    here = rehearse(crowd(2))
+    here.send_due(here.ready(plan, "first"))
+    second = here.ready(plan, "second")
+    assert here.send_due(second).accepted == 0
+    assert {row.reason for row in here.rows(second.run.run_id).values()} == {"recently_sent"}
+    here.jump(days=2)
+    assert here.send_due(here.ready(plan, "third")).accepted == 2
+
+
+@pytest.mark.parametrize("end", ["discard", "cancel"])
+def test_a_run_that_ends_without_a_message_gives_its_people_back(rehearse, end):
+    here = rehearse(crowd(2))
+    first = here.ready(occurrence="first")
+    if end == "discard":
+        ledger_run.discard_run(here.store, first.run.run_id)
+    else:
+        assert ledger_run.cancel_run(here.store, first.run.run_id) == 2
+        assert here.states(first) == {name: ["cancelled: run_cancelled"] for name in ("person1", "person2")}
+        assert here.send_due(first).accepted == 0
+        here.require_balance(first)
+    assert enrolled(here) == set()
+    assert here.send_due(here.ready(occurrence="second")).accepted == 2
+
+
+def test_a_discarded_run_frees_its_key_even_after_a_batch_in_which_nothing_was_left_to_send(rehearse):
+    here = rehearse(crowd(1))
+    running = here.ready()
+    here.jump(days=5)
+    assert here.send_due(running).accepted == 0
+    assert here.states(running) == {"person1": ["expired: too_late"]}
+    running.evaluate()
+    ledger_run.discard_run(here.store, running.run.run_id)
+    with here.store.read() as connection:
+        for table in (runs, messages, recipients, enrolments):
+            assert connection.execute(select(table)).all() == []
+    assert here.send_due(here.ready()).accepted == 1
+
+
+def test_a_run_that_has_sent_is_not_discarded(rehearse):
+    here = rehearse(crowd(1))
+    running = here.ready()
+    here.send_due(running)
+    with pytest.raises(RunError, match="cancel it instead"):
+        ledger_run.discard_run(here.store, running.run.run_id)
     here.require_balance(running)
+
+
+def test_cancelling_keeps_the_places_of_those_who_were_or_may_have_been_written_to(rehearse):
+    here = rehearse(crowd(4), batch=1)
+    first = here.ready(PAIR, "first")
+    here.fault("email", "accept_then_close")
+    first.dispatch(1, here.shard(0, 2))  # two of them; the first request gets no answer
+    assert ledger_run.cancel_run(here.store, first.run.run_id) == 2 + 4
+    assert sorted(row.state for ref, row in here.rows().items() if ref.step_no == 1) == [
+        "accepted",
+        "cancelled",
+        "cancelled",
+        "unknown",
+    ]
+    second = here.ready(PAIR, "second")
+    here.send_due(second)
+    assert sorted(one["to"] for one in here.truth()) == sorted(who.address for who in here.customers)
+
+
+def test_since_of_the_first_run_is_the_start_and_of_the_next_the_last_snapshot_less_the_overlap(rehearse):
+    here = rehearse([Customer(name="early", signed_up_at="2026-10-31 23:59:59"), Customer(name="late")])
+    first = here.ready(PLAN, "first")
+    assert list(here.states(first)) == ["late"]
+    with here.store.read() as connection:
+        assert ledger_run.load_run(here.store, first.run.run_id).since.isoformat() == "2026-10-31T16:00:00+00:00"
+        # Nothing has gone out yet, so the next run starts where the first did.
+        assert ledger_run.since_of(connection, first.plan, -1).isoformat() == "2026-11-01T00:00:00+08:00"
+    here.send_due(first)
+    with here.store.read() as connection:
+        since = ledger_run.since_of(connection, first.plan, -1)
+    assert abs(since - (NOON - timedelta(days=2))) < timedelta(minutes=1)
+
+
+def test_a_bad_query_frees_the_run_s_key(rehearse):
+    here = rehearse(crowd(1))
+    running = here.start(LETTER.replace("select * from customers", "select * from nobody"))
+    with pytest.raises(InputError):
+        running.resolve_audience()
+    assert here.send_due(here.ready()).accepted == 1
+
+
+def test_more_people_than_allowed_are_not_written_to_and_the_key_is_free(rehearse):
+    here = rehearse(crowd(3))
+    small = here.settings.model_copy(update={"max_recipients": 2})
+    with pytest.raises(RunError, match="to 3, and COMMPLAN_MAX_RECIPIENTS allows 2"):
+        here.start(settings=small).resolve_audience()
+    assert (here.rows(), enrolled(here)) == ({}, set())
+    assert here.send_due(here.ready()).accepted == 3
+
+
+def test_the_most_recipients_are_those_of_a_day_over_all_plans(rehearse):
+    here = rehearse(crowd(2))
+    small = here.settings.model_copy(update={"max_recipients": 3})
+    here.ready(settings=small)
+    with pytest.raises(RunError, match="to 4, and"):
+        here.start(LETTER.replace("plan: letter", "plan: other"), settings=small).resolve_audience()
+    here.jump(days=1)
+    here.start(LETTER.replace("plan: letter", "plan: other"), settings=small).resolve_audience()
+
+
+@pytest.mark.parametrize("missing", ["CRM_DATABASE_URL", "COMMPLAN_EMAIL__API_KEY"])
+def test_what_is_missing_is_said_before_anything_is_written(rehearse, monkeypatch, missing):
+    here = rehearse(crowd(1))
+    settings = here.settings
+    if missing == "CRM_DATABASE_URL":
+        monkeypatch.delenv(missing)
+    else:
+        settings = settings.model_copy(update={"email": settings.email.model_copy(update={"api_key": None})})
+    with pytest.raises(InputError, match=missing):
+        here.start(settings=settings)
+    assert ledger_run.list_runs(here.store) == []
+
+
+def test_many_starters_of_one_occurrence_make_one_run(rehearse):
+    here = rehearse(crowd(1))
+    path = here.write(LETTER)
+    found = []
+
+    def start() -> None:
+        started = campaign.start(here.store, here.settings, path=path, occurrence="o", scheduled=NOON)
+        found.append(started.run.run_id)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert len(set(found)) == 1
+    assert ledger_run.load_run(here.store, found[0]).starts == 6

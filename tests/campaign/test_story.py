@@ -81,8 +81,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("calm", [True, False], ids=["calm", "disappointing"])
+@pytest.mark.parametrize("calm", [True, pytest.param(False, marks=pytest.mark.long)], ids=["calm", "disappointing"])
 def test_everybody_gets_what_their_conduct_calls_for_and_every_figure_is_the_sandbox_s(rehearse, calm):
     here: Rehearsal = rehearse(PEOPLE, day=3.0, calm=calm)
     running = here.carry(here.start(PLAN))
