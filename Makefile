@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test demo check test test-all clean
+.PHONY: help install install-test demo check test test-long test-all clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -38,11 +38,13 @@ check: install-test ## Style, types and the floors of the house
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-test: install-test ## All tests but those that need more time
+test: install-test ## The tests, a few minutes
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
 
-test-all: install-test ## All tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+test-long: install-test ## The tests that need more time: kills, whole campaigns, the demo in a browser
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+
+test-all: test test-long ## All tests
 
 clean: ## Remove the environment and what tools left behind
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

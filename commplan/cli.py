@@ -218,11 +218,12 @@ def prove(
     from commplan.store import open_store
 
     settings = load_settings()
-    proof = campaign.prove(open_store(settings, create=False), settings, key, witness=witness)
+    store = open_store(settings, create=False)
+    proof = campaign.prove(store, settings, key, witness=witness)
     if as_json:
         typer.echo(json.dumps({**asdict(proof), "difference": proof.difference}, indent=2))
     else:
-        terminal.show(terminal.books(proof))
+        terminal.show(terminal.books(proof, sandbox=store.is_sandbox))
     if proof.difference:
         raise typer.Exit(1)
 

@@ -99,7 +99,10 @@ def _new_home() -> Path:
 
 
 def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: int, console: Console) -> _Stage:
-    console.print(f"Demo in {home}")
+    console.print(
+        f"SANDBOX: {contacts:,} simulated customers; nobody is written to. About a minute and a half.", soft_wrap=True
+    )
+    console.print(f"Everything it writes is in {home}", soft_wrap=True)
     with _told(console, "Prefect server"):
         prefect, base = _start_prefect(supervisor, home)
     with _told(console, "onboarding from prefect.yaml", "deployed"):
@@ -317,7 +320,7 @@ def _progress(console: Console) -> Iterator[Tell]:
         disable=not console.is_terminal,
     )
     tasks: dict[int, object] = {}
-    last = [0.0]
+    last: list[float | str] = [0.0, ""]
 
     def tell(store: Store, plan: Plan, proof: books.Proof) -> None:
         lines = []
@@ -334,10 +337,16 @@ def _progress(console: Console) -> Iterator[Tell]:
                 tasks[step.step_no] = bars.add_task(step.step, total=None, more="")
             bars.update(tasks[step.step_no], completed=done, total=done + waiting, more=more)  # type: ignore[arg-type]
             lines.append(f"{step.step} {done:,} of {done + waiting:,} sent, {more}")
-        if not console.is_terminal and time.monotonic() - last[0] > 5 and any(s.contacts for s in proof.steps):
-            last[0] = time.monotonic()
+        said = "; ".join(lines)
+        patience = 5 if said != last[1] else 60
+        if (
+            not console.is_terminal
+            and time.monotonic() - float(last[0]) > patience
+            and any(s.contacts for s in proof.steps)
+        ):
+            last[:] = time.monotonic(), said
             moment = f"{store.clock.now().astimezone(plan.zone):%a %d %b %H:%M}"
-            console.print(f"{moment}  {'; '.join(lines)}", soft_wrap=True)
+            console.print(f"{moment}  {said}", soft_wrap=True)
 
     with bars:
         yield tell

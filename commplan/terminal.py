@@ -29,9 +29,11 @@ def _table(title: str, columns: Iterable[str]) -> Table:
     return table
 
 
-def books(found: Proof) -> RenderableType:
+def books(found: Proof, *, sandbox: bool) -> RenderableType:
     """Show a run's books: every state of every step, and the checks."""
-    steps = _table(f"Books of {found.run_key}", ["", *(step.step for step in found.steps)])
+    steps = _table(
+        f"{'SANDBOX: ' if sandbox else ''}Books of {found.run_key}", ["", *(step.step for step in found.steps)]
+    )
     steps.add_row("contacts", *(f"{step.contacts:,}" for step in found.steps))
     for state in MessageState:
         counts = [step.states.get(state, 0) for step in found.steps]
@@ -49,7 +51,7 @@ def books(found: Proof) -> RenderableType:
 
 def summary(judged: Evaluation) -> RenderableType:
     """Show what came of a run: the figures people ask for first, then each goal's verdict."""
-    figures = _table(judged.title, ["", ""])
+    figures = _table(("SANDBOX: " if judged.sandbox else "") + judged.title, ["", ""])
     for name, value in figures_of(judged):
         figures.add_row(name, value)
     goals = _table("Goals", ["goal", "target", "value", "verdict"])
@@ -112,14 +114,14 @@ def show(renderable: RenderableType, *, error: bool = False) -> None:
 def show_status(store: Store, key: str | None) -> bool:
     """Show a run's books, what is due next and why it is held, or the newest runs; tell whether nothing more comes."""
     if key is None:
-        table = _table("Newest runs", ["run", "state", "since"])
+        table = _table(f"{'SANDBOX: ' if store.is_sandbox else ''}Newest runs", ["run", "state", "since"])
         for run in ledger_run.list_runs(store):
             table.add_row(run.run_key, run.state.value, f"{run.created_at:%Y-%m-%d %H:%M} UTC")
         show(table)
         return True
     run = ledger_run.find_run(store, key)
     with store.read() as connection:
-        show(books(proof.balance(connection, run.run_id, run.run_key)))
+        show(books(proof.balance(connection, run.run_id, run.run_key), sandbox=store.is_sandbox))
     line = f"{run.run_key} is {run.state.value}" + (f": {run.reason}" if run.reason else "")
     due = next_due(store, run.run_id) if run.state is RunState.EXECUTING else None
     if due is not None:

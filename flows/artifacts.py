@@ -18,5 +18,5 @@ def publish_evaluation(judged: Evaluation) -> None:
     create_markdown_artifact(
         key=evaluation_key(judged.plan),
         markdown=report.to_markdown(judged),
-        description=f"Evaluation of {judged.run_key}",
+        description=f"{'SANDBOX: ' if judged.sandbox else ''}evaluation of {judged.run_key}",
     )

@@ -26,7 +26,8 @@ from flows.waits import wait_until
 
 def _name_of_run() -> str:
     plan, key = Path(this_flow_run.parameters["plan"]).parent.name, this_flow_run.parameters.get("run_key")
-    return f"{plan} · {key}" if key else plan
+    named = f"{plan} · {key}" if key else plan
+    return f"{named} · SANDBOX" if load_settings().provider_kind == "sandbox" else named
 
 
 @flow(name="campaign", flow_run_name=_name_of_run, retries=0, persist_result=False)

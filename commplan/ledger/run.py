@@ -308,6 +308,7 @@ def exclusive(store: Store, name: str, *, lease: timedelta = timedelta(minutes=2
     upsert = sqlite.insert if store.is_sqlite else postgresql.insert
     until = machine_now() + lease.total_seconds()
     with store.write() as connection:
+        # PostgreSQL's driver does not count the rows of an INSERT: what it returns tells.
         taken = connection.execute(
             upsert(plan_locks)
             .values(plan=name, holder=turn.holder, lease_machine=until)
@@ -316,7 +317,8 @@ def exclusive(store: Store, name: str, *, lease: timedelta = timedelta(minutes=2
                 set_={"holder": turn.holder, "lease_machine": until},
                 where=plan_locks.c.lease_machine < machine_now(),
             )
-        ).rowcount
+            .returning(plan_locks.c.holder)
+        ).first()
     if not taken:
         raise RunError(f"another process prepares {name}; start this again in a minute")
     try:

@@ -77,6 +77,12 @@ class Store:
 
         return engine
 
+    @property
+    def is_sandbox(self) -> bool:
+        """Whether the store was born for rehearsals: everything shown of it says so."""
+        with self.read() as connection:
+            return bool(connection.execute(select(store_info.c.kind)).scalar_one() == "sandbox")
+
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Open a short transaction that may write: committed at the end, rolled back by an exception.

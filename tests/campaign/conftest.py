@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -31,7 +33,7 @@ from commplan.sandbox import Role, SandboxConfig, Switches, generate_key, runnin
 from commplan.settings import ClockSettings, EmailSettings, Settings, SmsSettings
 from commplan.store import Store, open_store
 from commplan.store.tables import attempts, messages, recipients
-from commplan.tracking import waiting
+from commplan.tracking import PostKind, append, waiting
 from commplan.web.serve import make_server
 from tests.conftest import NOON
 
@@ -247,6 +249,29 @@ class Rehearsal:
             trust_env=False,
         )
         assert answer.status_code == 204
+
+    def tell(self, one: Truth, happening: str, **fields: object) -> None:
+        """Let the provider report something of a message now, and apply it."""
+        if one["channel"] == "email":
+            event = {
+                "email": one["to"],
+                "event": happening,
+                "timestamp": int(self.clock.now().timestamp()),
+                "sg_event_id": uuid4().hex,
+                "sg_message_id": one["provider_id"],
+                **one["args"],
+                **fields,
+            }
+            append(self.store, kind=PostKind.SENDGRID_EVENTS, query={}, body=json.dumps([event]).encode())
+        else:
+            form = {"MessageSid": one["provider_id"], "MessageStatus": happening, "To": one["to"], **fields}
+            append(self.store, kind=PostKind.TWILIO_STATUS, query=one["args"], body=urlencode(form).encode())
+        campaign.apply_receipts(self.store)
+
+    def deliver_all(self) -> None:
+        """Let every message that was accepted so far arrive."""
+        for one in self.truth():
+            self.tell(one, "delivered")
 
     def summary(self) -> dict[str, Any]:
         return dict(httpx.get(f"{self.sandbox}/sandbox/summary", trust_env=False, timeout=30).json())

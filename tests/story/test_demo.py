@@ -111,6 +111,8 @@ def test_the_books_balance_and_no_address_was_written_to_twice(demo: Any) -> Non
 def test_the_closing_lines_have_no_trace_and_no_warning(demo: Any) -> None:
     assert "Traceback" not in demo.output
     assert "Warning" not in demo.output
+    assert demo.output.startswith("SANDBOX")
+    assert "SANDBOX: Welcome new customers" in demo.output
     assert demo.last_line["run"] == "onboarding@demo"
     assert int(demo.last_line["email_accepted"]) + int(demo.last_line["sms_accepted"]) == len(demo.truth())
     for figure in ("audience", "excluded from", "email delivered", "opened", "clicked", "SMS sent", "replies", "cost"):
@@ -133,7 +135,7 @@ def test_prefect_knows_no_person(demo: Any) -> None:
 
 def test_the_run_page_reads_like_the_plan(demo: Any) -> None:
     runs = demo.ask_prefect("/flow_runs/filter", {})
-    assert [run["name"] for run in runs] == ["onboarding · demo"]
+    assert [run["name"] for run in runs] == ["onboarding · demo · SANDBOX"]
     tasks = demo.ask_prefect("/task_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
     names = [task["name"] for task in tasks]
     assert names[:3] == ["prepare", "audience", "content"]
