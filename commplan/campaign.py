@@ -5,7 +5,6 @@ Wires the parts together and owns no rule of its own; knows nothing of Prefect.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,86 +13,34 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
 
-from commplan import (
-    audience,
-    contacts,
-    content,
-    conversion,
-    evaluation,
-    metrics,
-    notice,
-    planfile,
-    pricing,
-    report,
-    tracking,
-    yamlfile,
-)
+from commplan import archive, audience, bundle, contacts, conversion, evaluation, metrics, notice, pricing, tracking
 from commplan.channels.base import Gateways, open_gateways
 from commplan.dispatch import Sender, Tally
-from commplan.errors import HaltError, InputError, RunError
+from commplan.errors import FenceError, HaltError, InputError, RunError
 from commplan.evaluation import Evaluation
+from commplan.fence import allowed_addresses
 from commplan.ledger import close, proof, schedule
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import Shard
 from commplan.ledger.enqueue import Enqueuer
-from commplan.ledger.readdress import follow_addresses
+from commplan.ledger.readdress import follow_all
 from commplan.ledger.run import Run
 from commplan.ledger.schedule import Due
 from commplan.plan import Plan
 from commplan.rendering import render_run
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.store.tables import evaluations, messages, recipients, runs
-from commplan.terms import RunState, Verdict
+from commplan.store.tables import attempts, messages, recipients, runs
+from commplan.terms import AttemptOutcome, Reason, RunState, Verdict
 from commplan.witness import ask_sandbox
 
-#: Names in a run's frozen files, besides the plan and its templates.
-PRICES_FILE = "prices.yaml"
-SENDER_FILE = "sender.json"
 #: A step is sent by one worker for every so many due messages, up to `MAX_SHARDS`.
 SHARD_SIZE = 5_000
 MAX_SHARDS = 2
 
 Progress = Callable[[int], None]
-
-
-def read_files(path: Path, settings: Settings) -> tuple[Plan, dict[str, str]]:
-    """Return a plan and everything that decides what its runs send: itself, templates, prices, sender.
-
-    Raises InputError with all findings of plan, templates and prices.
-    """
-    plan = planfile.read_plan(path)
-    files = content.read_templates(plan, path.parent, settings.templates / "shared")
-    files[ledger_run.PLAN_FILE] = yamlfile.read_text(path)
-    try:
-        files[PRICES_FILE] = settings.prices.read_text(encoding="utf-8")
-    except OSError:
-        raise InputError.one(str(settings.prices), "the price file cannot be read", "set COMMPLAN_PRICES") from None
-    pricing.read_prices(files[PRICES_FILE], str(settings.prices))
-    sender = {
-        "public_url": settings.public_url,
-        "from_address": settings.email.from_address,
-        "from_name": settings.email.from_name,
-        "from_number": settings.sms.from_number,
-    }
-    files[SENDER_FILE] = json.dumps(sender, sort_keys=True)
-    return plan, files
-
-
-def require_ready(plan: Plan, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse, before anything is read or sent, a run that could not be carried through.
-
-    Raises InputError naming every variable that is missing: the plan's own, and the providers' keys.
-    """
-    findings = list(planfile.missing_environment(plan, environ))
-    try:
-        open_gateways(settings, channels=plan.channels).close()
-    except InputError as error:
-        findings.extend(error.findings)
-    if findings:
-        raise InputError(findings)
 
 
 def start(
@@ -113,8 +60,8 @@ def start(
     """
     run = ledger_run.find_by_flow_run(store, flow_run_id) if flow_run_id is not None else None
     if run is None:
-        plan, files = read_files(path, settings)
-        require_ready(plan, settings)
+        plan, files = bundle.read_files(path, settings)
+        bundle.require_ready(plan, settings)
         run = ledger_run.start_run(
             store,
             plan=plan,
@@ -125,7 +72,9 @@ def start(
     if run.state is RunState.HELD:
         ledger_run.set_state(store, run.run_id, RunState.EXECUTING, only_from=(RunState.HELD,))
         run = ledger_run.load_run(store, run.run_id)
-    return Campaign(store, settings, run)
+    campaign = Campaign(store, settings, run)
+    campaign.require_fence()
+    return campaign
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,15 +110,7 @@ class Campaign:
     @cached_property
     def frozen_settings(self) -> Settings:
         """The settings, with the sender and the public address that the run was started with."""
-        sender = json.loads(self.files[SENDER_FILE])
-        email = {"from_address": sender["from_address"], "from_name": sender["from_name"]}
-        return self.settings.model_copy(
-            update={
-                "public_url": sender["public_url"],
-                "email": self.settings.email.model_copy(update=email),
-                "sms": self.settings.sms.model_copy(update={"from_number": sender["from_number"]}),
-            }
-        )
+        return bundle.with_sender(self.settings, self.files)
 
     @cached_property
     def gateways(self) -> Gateways:
@@ -187,19 +128,35 @@ class Campaign:
         """The run's state as it is now."""
         return ledger_run.load_run(self.store, self.run.run_id).state
 
-    def resolve_audience(self, *, progress: Progress | None = None) -> audience.Resolution:
+    def require_fence(self) -> None:
+        """Refuse to go on with a run that was planned for everybody where only the allow list may be written to.
+
+        FenceError; nothing is changed, so the run goes on where the settings agree again.
+        """
+        run = ledger_run.load_run(self.store, self.run.run_id)
+        everybody = run.state is RunState.EXECUTING and not run.allow_list_only
+        if everybody and allowed_addresses(self.store, self.plan, self.settings) is not None:
+            raise FenceError(
+                f"{run.run_key} was planned for real sending, and here only the allow list may be written to; "
+                "set COMMPLAN_LIVE as it was when the run was planned"
+            )
+
+    def resolve_audience(self, *, progress: Progress | None = None) -> audience.Resolution | None:
         """Freeze who the run is for: the snapshot, its exclusions and enrolments.
 
-        One process at a time for one plan; a planning that was cut short starts again from nothing. InputError when
-        the source cannot be used, RunError when there are more people than allowed: the run is gone then, so that
-        the same key works once that is mended.
+        One process at a time for one plan: waits for another's turn to end, and returns None if that has done it. A
+        planning that was cut short starts again from nothing. InputError when the source cannot be used, RunError
+        when there are more people than allowed: the run is gone then, so that the same key works once that is mended.
         """
         store, now = self.store, self.store.clock.now()
         lease = self.plan.audience.source.timeout + timedelta(minutes=1)
+        patience = 2 * lease
         with (
-            ledger_run.exclusive(store, self.run.run_key, lease=lease) as mine,
-            ledger_run.exclusive(store, self.plan.plan, lease=lease) as turn,
+            ledger_run.exclusive(store, self.run.run_key, lease=lease, patience=patience) as mine,
+            ledger_run.exclusive(store, self.plan.plan, lease=lease, patience=patience) as turn,
         ):
+            if self.state is not RunState.FROZEN:
+                return None
 
             def read(rows: int) -> None:
                 mine.keep()
@@ -255,13 +212,16 @@ class Campaign:
                 f"{allowed:,}; raise it if that is meant, or narrow the audience"
             )
 
-    def render(self, *, progress: Progress | None = None) -> int:
+    def render(self, *, progress: Progress | None = None) -> int | None:
         """Freeze what everybody gets in every step, write the ledger's rows, and let the run begin.
 
-        Returns the number of people. InputError names each template's fault and how many people it hits; the run is
-        gone then, so that the same key works once the template is mended.
+        Returns the number of people, None if another process has done it. InputError names each template's fault and
+        how many people it hits; the run is gone then, so that the same key works once the template is mended.
         """
-        with ledger_run.exclusive(self.store, self.run.run_key) as turn:
+        patience = timedelta(minutes=5)
+        with ledger_run.exclusive(self.store, self.run.run_key, patience=patience) as turn:
+            if self.state is not RunState.FROZEN:
+                return None
 
             def rendered(people: int) -> None:
                 turn.keep()
@@ -273,7 +233,8 @@ class Campaign:
             except InputError:
                 ledger_run.discard_run(self.store, self.run.run_id)
                 raise
-            ledger_run.set_state(self.store, self.run.run_id, RunState.EXECUTING, only_from=(RunState.FROZEN,))
+            fenced = allowed_addresses(self.store, self.plan, self.settings) is not None
+            ledger_run.begin(self.store, self.run.run_id, allow_list_only=fenced)
         return people
 
     def next_due(self) -> Due | None:
@@ -306,10 +267,9 @@ class Campaign:
                 now=now,
             ).left
         _, unknown = close.sweep(store, run_id)
-        with store.write() as connection:
-            if ask_source:
-                follow_addresses(connection, run_id)
-            schedule.drop_orphans(connection, run_id)
+        if ask_source:
+            follow_all(store, run_id)
+        schedule.drop_orphans(store, run_id)
         return Gathering(receipts=receipts, conversions=sum(converted.values()), left_audience=left, unknown=unknown)
 
     def shards(self, step_no: int) -> list[Shard]:
@@ -324,6 +284,7 @@ class Campaign:
         RunError with one sentence when nothing can be sent until a person acts: the run is held then, and starting
         the same occurrence again takes it up where it is.
         """
+        self.require_fence()
         sender = Sender(store=self.store, gateways=self.gateways, settings=self.frozen_settings)
         try:
             return sender.send_step(self.run.run_id, step_no, shard=shard, progress=progress)
@@ -345,52 +306,44 @@ class Campaign:
         """Return when the run is to be judged: `evaluation.after` its last message, every conversion window over."""
         mine = messages.c.run_id == self.run.run_id
         first = select(func.min(messages.c.accepted_at).label("at")).where(mine).group_by(messages.c.seq).subquery()
+        unanswered = attempts.c.outcome.in_((AttemptOutcome.OPEN, AttemptOutcome.UNKNOWN))
         with self.store.read() as connection:
-            last = connection.execute(select(func.max(messages.c.accepted_at)).where(mine)).scalar_one()
-            begun = connection.execute(select(func.max(first.c.at))).scalar_one()
-        if last is None or begun is None:
+            accepted = connection.execute(select(func.max(messages.c.accepted_at)).where(mine)).scalar_one()
+            perhaps = connection.execute(
+                select(func.max(attempts.c.wire_at)).where(attempts.c.run_id == self.run.run_id, unanswered)
+            ).scalar_one()
+            begun = connection.execute(select(func.max(first.c.at))).scalar_one() or perhaps
+        sent = [moment for moment in (accepted, perhaps) if moment is not None]
+        if not sent:
             return self.store.clock.now()
-        latest: datetime = last + self.plan.evaluation.after
+        latest: datetime = max(sent) + self.plan.evaluation.after
         windows = [goal.within for goal in self.plan.goals if goal.within is not None]
         closing: list[datetime] = [latest, *(begun + window for window in windows)]
         return max(closing)
 
     def evaluate(self) -> Evaluation:
-        """Judge the run as the ledger stands, keep a new version if anything changed, and end the run.
+        """End the run, judge it as the ledger stands, and keep a new version of the evaluation if anything is new.
 
-        People whom the run never wrote to are released for later runs of the plan.
+        What waits for a step of which nobody knows whether it arrived is given up; people whom the run never wrote to
+        are released for later runs of the plan.
         """
         store, run_id = self.store, self.run.run_id
+        ended = ledger_run.set_state(store, run_id, RunState.FINISHED, only_from=(RunState.EXECUTING,))
+        ledger_run.cancel_waiting(store, run_id, Reason.RUN_ENDED)
+        with store.write() as connection:
+            ledger_run.release_enrolments(connection, run_id)
         with store.read() as connection:
             measured = metrics.measure(connection, run_id=run_id, plan=self.plan)
         judged = evaluation.evaluate(
             measured,
             self.plan,
-            pricing.read_prices(self.files[PRICES_FILE], PRICES_FILE),
+            pricing.read_prices(self.files[bundle.PRICES_FILE], bundle.PRICES_FILE),
             run_key=self.run.run_key,
             now=store.clock.now(),
             sandbox=self.settings.provider_kind == "sandbox",
         )
-        document = report.to_json(judged)
-        with store.write() as connection:
-            newest = connection.execute(
-                select(evaluations.c.version, evaluations.c.digest)
-                .where(evaluations.c.run_id == run_id)
-                .order_by(evaluations.c.version.desc())
-                .limit(1)
-            ).one_or_none()
-            if newest is None or newest.digest != judged.digest:
-                connection.execute(
-                    insert(evaluations).values(
-                        run_id=run_id,
-                        version=newest.version + 1 if newest else 1,
-                        digest=judged.digest,
-                        document=document,
-                        made_at=store.clock.now(),
-                    )
-                )
-            ledger_run.release_enrolments(connection, run_id)
-        if ledger_run.set_state(store, run_id, RunState.FINISHED, only_from=(RunState.EXECUTING,)):
+        archive.keep(store, run_id, judged)
+        if ended:
             verdicts = Counter(goal.verdict for goal in judged.goals)
             found = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in Verdict if verdicts[verdict])
             self.tell_owner(f"{self.run.run_key} is evaluated", f"{found}; commplan report {self.run.run_key}")
@@ -407,38 +360,6 @@ def apply_receipts(store: Store) -> int:
     while (applied := tracking.apply_inbox(store)).posts:
         total += applied.new
     return total
-
-
-def last_evaluation(store: Store, run: Run) -> Evaluation:
-    """Return the newest evaluation of a run; RunError when it has none yet."""
-    with store.read() as connection:
-        document = connection.execute(
-            select(evaluations.c.document)
-            .where(evaluations.c.run_id == run.run_id)
-            .order_by(evaluations.c.version.desc())
-            .limit(1)
-        ).scalar_one_or_none()
-    if document is None:
-        raise RunError(f"{run.run_key} has not been evaluated yet; see `commplan status {run.run_key}`")
-    return Evaluation.model_validate_json(document)
-
-
-def report_folder(settings: Settings, run_key: str) -> Path:
-    """Return the folder that a run's report is written to."""
-    return (settings.home / "reports" / run_key.replace("/", "-").replace(":", "")).absolute()
-
-
-def write_report(settings: Settings, judged: Evaluation) -> Path:
-    """Write an evaluation as HTML, JSON and CSV into the home folder; return the HTML file."""
-    folder = report_folder(settings, judged.run_key)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("evaluation.html", report.to_html(judged)),
-        ("evaluation.json", report.to_json(judged)),
-        ("evaluation.csv", report.to_csv(judged)),
-    ):
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder / "evaluation.html"
 
 
 def prove(store: Store, settings: Settings, key: str, *, witness: bool = True) -> proof.Proof:

@@ -69,12 +69,12 @@ def check(plan: PlanPath) -> None:
     """Say everything that is wrong with a plan and its templates, by file and line."""
     import os
 
-    from commplan import campaign
+    from commplan import bundle
     from commplan.planfile import lint, missing_environment
     from commplan.preview import SAMPLE_FILE, previews, read_people
     from commplan.settings import load_settings
 
-    found, files = campaign.read_files(plan, load_settings())
+    found, files = bundle.read_files(plan, load_settings())
     invented = read_people(plan.parent)
     if invented:
         list(previews(found, files, invented))
@@ -131,12 +131,12 @@ def preview(
     to: Annotated[Path | None, typer.Option(help="Write the HTML of the emails into this folder")] = None,
 ) -> None:
     """Show what the messages look like, for an invented person."""
-    from commplan import campaign
+    from commplan import bundle
     from commplan.errors import InputError
     from commplan.preview import SAMPLE_FILE, previews, read_people
     from commplan.settings import load_settings
 
-    found, files = campaign.read_files(plan, load_settings())
+    found, files = bundle.read_files(plan, load_settings())
     invented = read_people(plan.parent)
     if not invented:
         raise InputError.one(
@@ -161,7 +161,7 @@ def run(
     """Run a campaign in the foreground, against the providers that the settings name."""
     import os
 
-    from commplan import campaign, terminal
+    from commplan import archive, bundle, terminal
     from commplan.ledger.run import find_run
     from commplan.settings import load_settings
     from commplan.store import open_store
@@ -173,17 +173,17 @@ def run(
     }.items():
         os.environ.setdefault(name, value)
     settings = load_settings()
-    found, _ = campaign.read_files(plan, settings)
-    campaign.require_ready(found, settings)
+    found, _ = bundle.read_files(plan, settings)
+    bundle.require_ready(found, settings)
     occurrence = run_key or f"{open_store(settings).clock.now().astimezone(found.zone):%Y-%m-%dT%H:%M}"
 
     from flows.campaign import campaign as flow
 
     flow(str(plan), occurrence)
     store = open_store(settings)
-    judged = campaign.last_evaluation(store, find_run(store, f"{found.plan}@{occurrence}"))
+    judged = archive.last_evaluation(store, find_run(store, f"{found.plan}@{occurrence}"))
     terminal.show(terminal.summary(judged))
-    typer.echo(f"report {campaign.report_folder(settings, judged.run_key) / 'evaluation.html'}")
+    typer.echo(f"report {archive.report_folder(settings, judged.run_key) / 'evaluation.html'}")
 
 
 @app.command()
@@ -231,16 +231,16 @@ def prove(
 @app.command()
 def report(key: RunKey) -> None:
     """Write a run's evaluation as HTML, JSON and CSV, and show it."""
-    from commplan import campaign, terminal
+    from commplan import archive, terminal
     from commplan.ledger.run import find_run
     from commplan.settings import load_settings
     from commplan.store import open_store
 
     settings = load_settings()
     store = open_store(settings, create=False)
-    judged = campaign.last_evaluation(store, find_run(store, key))
+    judged = archive.last_evaluation(store, find_run(store, key))
     terminal.show(terminal.summary(judged))
-    typer.echo(f"report {campaign.write_report(settings, judged)}")
+    typer.echo(f"report {archive.write_report(settings, judged)}")
 
 
 Host = Annotated[str, typer.Option(help="Address to listen on")]

@@ -26,7 +26,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from commplan import campaign, terminal
+from commplan import archive, campaign, terminal
 from commplan.errors import RunError
 from commplan.evaluation import Evaluation
 from commplan.ledger import proof as books
@@ -77,8 +77,8 @@ def run_demo(*, contacts: int, seed: int, home: Path | None, keep: bool) -> None
         console.print(f"the run in the Prefect UI  {stage.prefect}/runs/flow-run/{flow_run}", soft_wrap=True)
         settings, store = _open(stage)
         run = _watch(supervisor, stage, store, flow_run=flow_run, contacts=contacts)
-        report = campaign.report_folder(settings, run.run_key) / "evaluation.html"
-        _show(supervisor, stage, campaign.last_evaluation(store, run), report=report, console=console)
+        report = archive.report_folder(settings, run.run_key) / "evaluation.html"
+        _show(supervisor, stage, archive.last_evaluation(store, run), report=report, console=console)
         if keep:
             console.print("\nServers stay up until Ctrl-C.")
             _last_line(settings, run, store)
@@ -373,7 +373,7 @@ def _last_line(settings: Settings, run: Run, store: Store) -> None:
     proof = campaign.prove(store, settings, run.run_key)
     with store.read() as connection:
         sent = books.accepted_by_channel(connection, run.run_id)
-    path = campaign.report_folder(settings, run.run_key) / "evaluation.html"
+    path = archive.report_folder(settings, run.run_key) / "evaluation.html"
     audience = proof.steps[0].contacts if proof.steps else 0
     sys.stdout.write(
         f"run {run.run_key} audience={audience} email_accepted={sent[Channel.EMAIL]} sms_accepted={sent[Channel.SMS]} "

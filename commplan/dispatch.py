@@ -25,7 +25,8 @@ from commplan.errors import DeliveryError, HaltError, RejectedError, TransientEr
 from commplan.fence import allowed_addresses
 from commplan.ids import AddressKey, AttemptId, RunId, TokenPurpose, new_attempt_id
 from commplan.ledger import close
-from commplan.ledger.claim import WHOLE, Batch, Outgoing, Shard, claim, look
+from commplan.ledger.claim import WHOLE, Batch, Shard, claim
+from commplan.ledger.look import Outgoing, look
 from commplan.ledger.run import plan_of
 from commplan.settings import Settings
 from commplan.store import Store
@@ -131,7 +132,8 @@ class Sender:
                     time.sleep(wait)
                 groups.extend(retry)
                 continue
-            tally.accepted += self._accept({attempt_id: acceptance})
+            self._accept({attempt_id: acceptance})
+            tally.accepted += len(outgoing)
         return False
 
     def _close_failure(
@@ -182,8 +184,8 @@ class Sender:
                     at=self.store.clock.now(),
                 )
 
-    def _accept(self, accepted: dict[AttemptId, Acceptance]) -> int:
-        return close.accept(
+    def _accept(self, accepted: dict[AttemptId, Acceptance]) -> None:
+        close.accept(
             self.store,
             {attempt_id: acceptance.provider_id for attempt_id, acceptance in accepted.items()},
             now=self.store.clock.now(),
@@ -253,7 +255,8 @@ class Sender:
                 failed.append((out, error))
             else:
                 defect = error
-        tally.accepted += self._accept(accepted)
+        self._accept(accepted)
+        tally.accepted += len(accepted)
         again: list[int] = []
         transient: TransientError | None = None
         halt: HaltError | None = None

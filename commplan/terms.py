@@ -114,6 +114,7 @@ class Reason(StrEnum):
     LEFT_AUDIENCE = "left_audience"
     TOO_LATE = "too_late"
     RUN_CANCELLED = "run_cancelled"
+    RUN_ENDED = "run_ended"
     # the provider
     REJECTED = "rejected"
     BOUNCED = "bounced"

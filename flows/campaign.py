@@ -5,16 +5,18 @@ Decides nothing: which work is left is the ledger's answer, so a restart from th
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run as this_flow_run
 
+from commplan import archive
 from commplan import campaign as work
 from commplan.campaign import Campaign
 from commplan.dispatch import Tally
+from commplan.errors import InputError
 from commplan.ledger.claim import Shard
 from commplan.settings import load_settings
 from commplan.store import open_store
@@ -22,6 +24,9 @@ from commplan.terms import RunState
 from flows.artifacts import publish_evaluation
 from flows.guard import guarded
 from flows.waits import wait_until
+
+#: Plan time until the organisation's database is asked again after it did not answer.
+SOURCE_PATIENCE = timedelta(minutes=10)
 
 
 def _name_of_run() -> str:
@@ -48,13 +53,14 @@ def campaign(plan: str, run_key: str | None = None) -> None:
         render_content(running)
     while running.state is RunState.EXECUTING and (due := running.next_due()) is not None:
         wait_until(clock, due.at, tell=tell)
-        if any(step_no > 1 for step_no in due.steps):
-            gather(running)
+        if due.steps != (1,) and not brought_in(running):
+            wait_until(clock, clock.now() + SOURCE_PATIENCE, tell=tell)
+            continue
         for step_no in due.steps:
             send(running, step_no)
     if running.state is RunState.EXECUTING:
         wait_until(clock, running.evaluation_time(), tell=tell)
-        gather(running)
+        brought_in(running)
     if running.state in (RunState.EXECUTING, RunState.FINISHED):
         evaluate(running)
 
@@ -81,14 +87,28 @@ def prepare(plan: str, run_key: str | None) -> Campaign:
 def resolve_audience(running: Campaign) -> None:
     """Look up who the run is for, and freeze the answer."""
     found = running.resolve_audience()
-    get_run_logger().info("%s people in the audience", f"{found.audience:,}")
+    if found is not None:
+        get_run_logger().info("%s people in the audience", f"{found.audience:,}")
 
 
 @task(task_run_name="content", cache_policy=NO_CACHE)
 @guarded
 def render_content(running: Campaign) -> None:
     """Render every step for everybody, before the first message goes out."""
-    get_run_logger().info("content is frozen for %s people", f"{running.render():,}")
+    people = running.render()
+    if people is not None:
+        get_run_logger().info("content is frozen for %s people", f"{people:,}")
+
+
+def brought_in(running: Campaign) -> bool:
+    """Gather; tell whether the organisation's database answered. If not its owner is told, and later steps wait."""
+    try:
+        gather(running)
+    except InputError as error:
+        get_run_logger().warning("%s; later steps wait, and it is asked again in a while", error)
+        running.tell_owner(f"{running.run.run_key} waits", str(error))
+        return False
+    return True
 
 
 @task(task_run_name="gather", cache_policy=NO_CACHE)
@@ -135,4 +155,4 @@ def evaluate(running: Campaign) -> None:
     """Judge the goals, and publish the evaluation in the UI and as files."""
     judged = running.evaluate()
     publish_evaluation(judged)
-    work.write_report(running.settings, judged)
+    archive.write_report(running.settings, judged)

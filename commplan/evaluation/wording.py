@@ -36,6 +36,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.LEFT_AUDIENCE: "left the audience meanwhile",
     Reason.TOO_LATE: "its time had passed",
     Reason.RUN_CANCELLED: "the run was cancelled",
+    Reason.RUN_ENDED: "the run ended before it was known whether the earlier step arrived",
     Reason.REJECTED: "the provider refused it",
     Reason.BOUNCED: "it bounced",
     Reason.BLOCKED: "the receiving side blocked it",

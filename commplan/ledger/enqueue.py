@@ -17,9 +17,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from commplan.content import Skeleton
 from commplan.errors import RunError
 from commplan.ids import AddressKey, RunId
+from commplan.ledger.run import ranges
 from commplan.ledger.schedule import drop_orphans
 from commplan.store import Store
-from commplan.store.tables import messages, recipients, runs, skeletons
+from commplan.store.tables import messages, runs, skeletons
 from commplan.terms import Channel, MessageState, Reason, RunState
 
 
@@ -48,10 +49,18 @@ class Enqueuer:
         self._numbers: dict[str, int] = {}
 
     def clear(self) -> None:
-        """Remove what an earlier, unfinished planning of this run wrote; RunError once the run may send."""
+        """Remove what an earlier, unfinished planning of this run wrote; RunError once the run may send.
+
+        Short transactions over ranges of recipients.
+        """
+        for first, last in ranges(self._store, self._run_id):
+            with self._store.write() as connection:
+                self._require_frozen(connection)
+                connection.execute(
+                    delete(messages).where(messages.c.run_id == self._run_id, messages.c.seq.between(first, last))
+                )
         with self._store.write() as connection:
             self._require_frozen(connection)
-            connection.execute(delete(messages).where(messages.c.run_id == self._run_id))
             connection.execute(delete(skeletons).where(skeletons.c.run_id == self._run_id))
         self._numbers.clear()
 
@@ -160,8 +169,6 @@ class Enqueuer:
                     ],
                 )
 
-    def finish(self) -> int:
-        """Close what can never become due; return how many recipients the run has. Own transaction."""
-        with self._store.write() as connection:
-            drop_orphans(connection, self._run_id)
-            return len(connection.execute(select(recipients.c.seq).where(recipients.c.run_id == self._run_id)).all())
+    def finish(self) -> None:
+        """Close what can never become due. Short transactions."""
+        drop_orphans(self._store, self._run_id)

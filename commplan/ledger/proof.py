@@ -16,6 +16,7 @@ from commplan.store.tables import attempts, messages, receipts, recipients
 from commplan.terms import AttemptOutcome, Channel, MessageState
 
 _ON_RECORD = (AttemptOutcome.OPEN, AttemptOutcome.ACCEPTED, AttemptOutcome.UNKNOWN)
+_TAKEN = (MessageState.ACCEPTED, MessageState.DELIVERED)
 _PAST_CLAIMED = (MessageState.SENDING, MessageState.UNKNOWN, MessageState.ACCEPTED, MessageState.DELIVERED)
 
 
@@ -134,6 +135,12 @@ def _checks(connection: Connection, run_id: RunId) -> tuple[Check, ...]:
             func.count(func.distinct(attempts.c.provider_id)),
         ).where(accepted)
     ).one()
+    astray = connection.execute(
+        select(func.count())
+        .select_from(messages)
+        .where(mine, messages.c.accepted_at.is_not(None) != messages.c.state.in_(_TAKEN))
+        .where(~and_(messages.c.state == MessageState.FAILED, messages.c.accepted_at.is_not(None)))
+    ).scalar_one()
     repeated = connection.execute(
         select(func.count()).select_from(
             select(messages.c.address_key)
@@ -157,6 +164,7 @@ def _checks(connection: Connection, run_id: RunId) -> tuple[Check, ...]:
         ),
         Check(what="accepted requests = different provider ids", expected=taken, found=named),
         Check(what="texts with a provider id = different provider ids", expected=texts, found=their_ids),
+        Check(what="messages whose state and acceptance contradict each other", expected=0, found=astray),
         Check(what="addresses written to twice in a step", expected=0, found=repeated),
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time as clock
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from commplan.store.tables import (
     conversions,
     enrolments,
     evaluations,
+    flow_runs,
     gatherings,
     messages,
     plan_locks,
@@ -63,8 +65,8 @@ class Run:
     first_accepted_at: datetime | None
     finished_at: datetime | None
     placeholder: str
-    flow_run_id: str | None
     starts: int
+    allow_list_only: bool
 
 
 def run_key(plan: str, occurrence: str) -> str:
@@ -102,7 +104,6 @@ def start_run(
                 created_at=now,
                 clock=clock,
                 placeholder=f"cp-{secrets.token_hex(5)}-",
-                flow_run_id=flow_run_id,
             )
             .on_conflict_do_nothing()
             .returning(runs.c.run_id)
@@ -115,11 +116,11 @@ def start_run(
                 f"{row.run_key} was started on another plan time; continue it with the clock settings it was started "
                 "with, or use another run key"
             )
-        connection.execute(
-            update(runs)
-            .where(runs.c.run_id == row.run_id)
-            .values(starts=runs.c.starts + 1, flow_run_id=flow_run_id or row.flow_run_id)
-        )
+        connection.execute(update(runs).where(runs.c.run_id == row.run_id).values(starts=runs.c.starts + 1))
+        if flow_run_id is not None:
+            connection.execute(
+                upsert(flow_runs).values(flow_run_id=flow_run_id, run_id=row.run_id).on_conflict_do_nothing()
+            )
         record(connection, row.run_id, now, "started" if made else "joined", {"starts": row.starts + 1})
     return _as_run(row)
 
@@ -148,7 +149,11 @@ def find_run(store: Store, key: str) -> Run:
 def find_by_flow_run(store: Store, flow_run_id: str) -> Run | None:
     """Return the run that a flow run has started or joined, if any."""
     with store.read() as connection:
-        row = connection.execute(select(runs).where(runs.c.flow_run_id == flow_run_id)).one_or_none()
+        row = connection.execute(
+            select(runs)
+            .join(flow_runs, flow_runs.c.run_id == runs.c.run_id)
+            .where(flow_runs.c.flow_run_id == flow_run_id)
+        ).one_or_none()
     return None if row is None else _as_run(row)
 
 
@@ -185,6 +190,17 @@ def plan_of(connection: Connection, run_id: RunId) -> Plan:
     return known
 
 
+def begin(store: Store, run_id: RunId, *, allow_list_only: bool) -> None:
+    """Let a planned run begin to send; note whether it was planned for the allow list only. Own transaction."""
+    with store.write() as connection:
+        connection.execute(
+            update(runs)
+            .where(runs.c.run_id == run_id, runs.c.state == RunState.FROZEN)
+            .values(state=RunState.EXECUTING, allow_list_only=allow_list_only)
+        )
+        record(connection, run_id, store.clock.now(), RunState.EXECUTING.value, {})
+
+
 def set_state(
     store: Store, run_id: RunId, to: RunState, *, only_from: tuple[RunState, ...], reason: str | None = None
 ) -> bool:
@@ -205,25 +221,48 @@ def set_state(
 def cancel_run(store: Store, run_id: RunId) -> int:
     """Cancel a run for ever and return how many messages that stopped; what is on the wire is not called back.
 
-    Own transaction. People whom the run never wrote to are released for later runs of the plan.
+    The first transaction stops all claims; short ones over ranges of recipients follow, and cancelling again goes on
+    where they were cut short. People whom the run never wrote to are released for later runs of the plan.
     """
     now = store.clock.now()
-    open_states = (RunState.FROZEN, RunState.READY, RunState.EXECUTING, RunState.HELD)
     with store.write() as connection:
         if not connection.execute(
             update(runs)
-            .where(runs.c.run_id == run_id, runs.c.state.in_(open_states))
+            .where(runs.c.run_id == run_id, runs.c.state != RunState.FINISHED)
             .values(state=RunState.CANCELLED, finished_at=now)
         ).rowcount:
             return 0
-        stopped = connection.execute(
-            update(messages)
-            .where(messages.c.run_id == run_id, messages.c.state.in_(_NOT_ON_WIRE))
-            .values(state=MessageState.CANCELLED, reason=Reason.RUN_CANCELLED, batch_id=None)
-        ).rowcount
+    stopped = cancel_waiting(store, run_id, Reason.RUN_CANCELLED)
+    with store.write() as connection:
         release_enrolments(connection, run_id)
         record(connection, run_id, now, "cancelled", {"messages": stopped})
     return stopped
+
+
+def cancel_waiting(store: Store, run_id: RunId, reason: Reason) -> int:
+    """Cancel every message of a stopped run that is not on the wire; return how many. Short transactions."""
+    stopped = 0
+    for first, last in ranges(store, run_id):
+        with store.write() as connection:
+            stopped += connection.execute(
+                update(messages)
+                .where(
+                    messages.c.run_id == run_id,
+                    messages.c.seq.between(first, last),
+                    messages.c.state.in_(_NOT_ON_WIRE),
+                )
+                .values(state=MessageState.CANCELLED, reason=reason, batch_id=None)
+            ).rowcount
+    return stopped
+
+
+def ranges(store: Store, run_id: RunId, *, size: int = 10_000) -> list[tuple[int, int]]:
+    """Return the run's recipients as ranges of positions, so that no transaction has to span them all."""
+    with store.read() as connection:
+        last = connection.execute(
+            select(func.max(recipients.c.seq)).where(recipients.c.run_id == run_id)
+        ).scalar_one_or_none()
+    return [(first, first + size - 1) for first in range(1, (last or 0) + 1, size)]
 
 
 def release_enrolments(connection: Connection, run_id: RunId) -> None:
@@ -250,11 +289,15 @@ def release_enrolments(connection: Connection, run_id: RunId) -> None:
 def since_of(connection: Connection, plan: Plan, run_id: RunId) -> datetime | None:
     """Return what ``:since`` means for a run: the last executed snapshot of the plan, less the overlap.
 
+    A cancelled run gave people back, so its snapshot does not count: they are found again.
     The first run of a plan starts at ``audience.start``, midnight in the plan's zone; None when that is not set.
     """
     last = connection.execute(
         select(func.max(runs.c.snapshot_at)).where(
-            runs.c.plan == plan.plan, runs.c.run_id != run_id, runs.c.first_accepted_at.is_not(None)
+            runs.c.plan == plan.plan,
+            runs.c.run_id != run_id,
+            runs.c.first_accepted_at.is_not(None),
+            runs.c.state != RunState.CANCELLED,
         )
     ).scalar_one()
     if last is not None:
@@ -299,12 +342,29 @@ class Turn:
 
 
 @contextmanager
-def exclusive(store: Store, name: str, *, lease: timedelta = timedelta(minutes=2)) -> Iterator[Turn]:
-    """Take the turn at preparing a plan or a run, if it is free or its holder's lease is over; else RunError.
+def exclusive(
+    store: Store, name: str, *, lease: timedelta = timedelta(minutes=2), patience: timedelta = timedelta()
+) -> Iterator[Turn]:
+    """Take the turn at preparing a plan or a run, if it is free or its holder's lease is over.
 
-    The lease is machine time, on the database's clock: who works longer keeps the turn by `Turn.keep`.
+    RunError when it is not to be had within `patience`. Lease and patience are machine time; the lease is on the
+    database's clock, and who works longer keeps the turn by `Turn.keep`.
     """
     turn = Turn(store=store, name=name, holder=uuid4().hex, lease=lease)
+    until = clock.monotonic() + patience.total_seconds()
+    while not _take(turn):
+        if clock.monotonic() >= until:
+            raise RunError(f"another process prepares {name}; start this again in a minute")
+        clock.sleep(0.2)
+    try:
+        yield turn
+    finally:
+        with store.write() as connection:
+            connection.execute(delete(plan_locks).where(plan_locks.c.plan == name, plan_locks.c.holder == turn.holder))
+
+
+def _take(turn: Turn) -> bool:
+    store, name, lease = turn.store, turn.name, turn.lease
     upsert = sqlite.insert if store.is_sqlite else postgresql.insert
     until = machine_now() + lease.total_seconds()
     with store.write() as connection:
@@ -319,13 +379,7 @@ def exclusive(store: Store, name: str, *, lease: timedelta = timedelta(minutes=2
             )
             .returning(plan_locks.c.holder)
         ).first()
-    if not taken:
-        raise RunError(f"another process prepares {name}; start this again in a minute")
-    try:
-        yield turn
-    finally:
-        with store.write() as connection:
-            connection.execute(delete(plan_locks).where(plan_locks.c.plan == name, plan_locks.c.holder == turn.holder))
+    return taken is not None
 
 
 def discard_run(store: Store, run_id: RunId) -> None:
@@ -336,6 +390,17 @@ def discard_run(store: Store, run_id: RunId) -> None:
     with store.write() as connection:
         if connection.execute(select(attempts.c.attempt_id).where(attempts.c.run_id == run_id).limit(1)).first():
             raise RunError("this run has sent messages; cancel it instead of discarding it")
-        for table in (messages, skeletons, conversions, gatherings, enrolments, recipients, evaluations, batches, runs):
+        for table in (
+            messages,
+            skeletons,
+            conversions,
+            gatherings,
+            enrolments,
+            recipients,
+            evaluations,
+            batches,
+            flow_runs,
+            runs,
+        ):
             connection.execute(delete(table).where(table.c.run_id == run_id))
         record(connection, run_id, store.clock.now(), "discarded", {})

@@ -15,17 +15,23 @@ from babel.core import get_global
 from sqlalchemy import Connection, and_, bindparam, func, select, update
 
 from commplan.ids import MessageRef, RunId
-from commplan.ledger.run import plan_of
+from commplan.ledger.run import plan_of, ranges
 from commplan.ledger.state import NEVER_SENT
 from commplan.plan import Plan, Touch
 from commplan.store import Store
-from commplan.store.tables import batches, messages, recipients
+from commplan.store.tables import attempts, batches, messages, recipients
 from commplan.store.types import machine_now
 from commplan.terms import MessageState, Reason
 from commplan.window import next_open
 
 #: Machine seconds after which a batch in somebody's hands is looked at again.
 LOOK_AGAIN = 5.0
+
+
+#: Plan time until something that is not known yet is looked at again.
+LOOK_LATER = timedelta(hours=1)
+#: Plan time after which no receipt comes any more: providers repeat a lost webhook for 24 hours.
+RECEIPT_PATIENCE = timedelta(hours=25)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,34 +123,46 @@ def _release(
     return released
 
 
-def drop_orphans(connection: Connection, run_id: RunId) -> int:
-    """Close messages whose earlier step will never be sent, step by step down the sequence; return how many."""
-    plan = plan_of(connection, run_id)
+def drop_orphans(store: Store, run_id: RunId) -> int:
+    """Close messages whose earlier step will never be sent, step by step down the sequence; return how many.
+
+    Short transactions of its own, each over a range of recipients.
+    """
     dropped = 0
-    for step_no in range(2, len(plan.sequence) + 1):
-        earlier = plan.follows(step_no)
-        before = messages.alias("before")
-        never = (before.c.state.in_(NEVER_SENT)) | (
-            (before.c.state == MessageState.FAILED) & before.c.accepted_at.is_(None)
-        )
-        dropped += connection.execute(
-            update(messages)
-            .where(
-                messages.c.run_id == run_id,
-                messages.c.step_no == step_no,
-                messages.c.state == MessageState.NOT_DUE,
-                select(before.c.seq)
-                .where(before.c.run_id == run_id, before.c.step_no == earlier, before.c.seq == messages.c.seq, never)
-                .correlate(messages)
-                .exists(),
-            )
-            .values(state=MessageState.NOT_NEEDED, reason=Reason.EARLIER_STEP_NOT_SENT)
-        ).rowcount
+    for first, last in ranges(store, run_id):
+        with store.write() as connection:
+            plan = plan_of(connection, run_id)
+            for step_no in range(2, len(plan.sequence) + 1):
+                dropped += _drop(connection, run_id, step_no, earlier=plan.follows(step_no), first=first, last=last)
     return dropped
 
 
+def _drop(connection: Connection, run_id: RunId, step_no: int, *, earlier: int | None, first: int, last: int) -> int:
+    before = messages.alias("before")
+    never = (before.c.state.in_(NEVER_SENT)) | (
+        (before.c.state == MessageState.FAILED) & before.c.accepted_at.is_(None)
+    )
+    return connection.execute(
+        update(messages)
+        .where(
+            messages.c.run_id == run_id,
+            messages.c.step_no == step_no,
+            messages.c.seq.between(first, last),
+            messages.c.state == MessageState.NOT_DUE,
+            select(before.c.seq)
+            .where(before.c.run_id == run_id, before.c.step_no == earlier, before.c.seq == messages.c.seq, never)
+            .correlate(messages)
+            .exists(),
+        )
+        .values(state=MessageState.NOT_NEEDED, reason=Reason.EARLIER_STEP_NOT_SENT)
+    ).rowcount
+
+
 def next_due(store: Store, run_id: RunId) -> Due | None:
-    """Return the next moment with something to send and the steps due by then, or None when nothing is left.
+    """Return the next moment with something to do and the steps due by then, or None when nothing is left.
+
+    No step is due at a moment that only asks for another look: while a later step waits for a message whose outcome
+    is unknown, and its receipt may still come (`RECEIPT_PATIENCE`).
 
     A worker's open batch is looked at again after `LOOK_AGAIN`, or when its lease is over if that is sooner: a run
     does not end while somebody is still sending for it, and what a dead worker left is not waited for any longer.
@@ -168,10 +186,37 @@ def next_due(store: Store, run_id: RunId) -> Due | None:
         ):
             wait = min(max(0.0, row.left), LOOK_AGAIN) * store.clock.factor
             moments.append((now + timedelta(seconds=wait), row.step_no))
+        hopeful = _awaits_evidence(connection, run_id, now)
+    if hopeful:
+        moments.append((now + LOOK_LATER, 0))
     if not moments:
         return None
     at = max(min(moment for moment, _ in moments), now)
-    return Due(at=at, steps=tuple(sorted({step_no for moment, step_no in moments if moment <= at})))
+    return Due(at=at, steps=tuple(sorted({step_no for moment, step_no in moments if moment <= at and step_no})))
+
+
+def _awaits_evidence(connection: Connection, run_id: RunId, now: datetime) -> bool:
+    later = messages.alias("later")
+    follower = (
+        select(later.c.seq)
+        .where(
+            later.c.run_id == messages.c.run_id, later.c.seq == messages.c.seq, later.c.state == MessageState.NOT_DUE
+        )
+        .correlate(messages)
+        .exists()
+    )
+    found = connection.execute(
+        select(messages.c.seq)
+        .join(attempts, attempts.c.attempt_id == messages.c.attempt_id)
+        .where(
+            messages.c.run_id == run_id,
+            messages.c.state == MessageState.UNKNOWN,
+            attempts.c.wire_at > now - RECEIPT_PATIENCE,
+            follower,
+        )
+        .limit(1)
+    ).first()
+    return found is not None
 
 
 def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> int:

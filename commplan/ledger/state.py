@@ -22,7 +22,7 @@ TRANSITIONS: Mapping[S, Mapping[S, str]] = {
         S.CANCELLED: "the run was cancelled, or somebody else has the address now",
     },
     S.CLAIMED: {
-        S.QUEUED: "lease over, hours closed, or the sender was halted",
+        S.QUEUED: "lease over, hours closed, an answer still out, or the sender was halted",
         S.SENDING: "the last look found nothing against it",
         S.SUPPRESSED: "the last look found an opt-out, a dead address or a consent withdrawn",
         S.NOT_NEEDED: "its condition does not hold",

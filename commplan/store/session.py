@@ -50,7 +50,11 @@ class Store:
         self.keyring = keyring
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self._writer = self._engine(parsed, writes=True)
-        self._reader = self._engine(parsed, writes=False) if self.is_sqlite else self._writer
+        self._reader = (
+            self._engine(parsed, writes=False)
+            if self.is_sqlite
+            else self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        )
 
     def _engine(self, url: URL, *, writes: bool) -> Engine:
         if not self.is_sqlite:

@@ -75,15 +75,27 @@ runs = Table(
     Column("people", Text, nullable=False),
     Column("since", UtcDateTime),
     Column("snapshot_at", UtcDateTime),
+    Column("planner", String(32)),  # who resolves the audience, or did; None: must begin anew
+    Column("audience_size", Integer),  # people of the snapshot; None: not complete
+    Column("gathering", Integer, nullable=False, server_default="0"),  # number of the last gathering of conversions
     Column("created_at", UtcDateTime, nullable=False),
     Column("first_accepted_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Column("clock", Text, nullable=False),  # JSON: origin, anchor, factor
     Column("placeholder", String(24), nullable=False),  # prefix of this run's placeholders
-    Column("flow_run_id", Text),
     Column("starts", Integer, nullable=False, server_default="0"),
+    Column("allow_list_only", Boolean, nullable=False, default=False),
     Column("alive_machine", Double),
     UniqueConstraint("plan", "occurrence"),
+    sqlite_autoincrement=True,
+)
+
+#: Which flow runs of Prefect carry a run: the first, and those that joined it.
+flow_runs = Table(
+    "flow_runs",
+    metadata,
+    Column("flow_run_id", Text, primary_key=True),
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), nullable=False, index=True),
 )
 
 #: A plan's audience is resolved by one process at a time; the lease is on the database's clock.
@@ -187,7 +199,8 @@ messages = Table(
     ForeignKeyConstraint(["run_id", "seq"], ["recipients.run_id", "recipients.seq"]),
     UniqueConstraint("run_id", "step_no", "address_key"),
     CheckConstraint(
-        "state IN ('excluded', 'cancelled', 'not_needed') OR (address_key IS NOT NULL AND slot_values IS NOT NULL)",
+        "state IN ('excluded', 'cancelled', 'not_needed', 'suppressed', 'expired') "
+        "OR (address_key IS NOT NULL AND slot_values IS NOT NULL)",
         name="sendable",
     ),
     CheckConstraint("state NOT IN ('claimed', 'sending') OR batch_id IS NOT NULL", name="claimed_by_a_batch"),
@@ -252,6 +265,8 @@ inbox = Table(
     Column("received_at", UtcDateTime, nullable=False),
     Column("applied_at", UtcDateTime),
     Column("unreadable", Integer, nullable=False, server_default="0"),  # events in it that could not be read
+    Column("failures", Integer, nullable=False, server_default="0"),  # times it could not be applied
+    Column("retry_machine", Double),  # set aside until then
     Index(None, "applied_at"),
     sqlite_autoincrement=True,
 )
@@ -274,19 +289,33 @@ receipts = Table(
     Index(None, "run_id", "step_no", "seq"),
 )
 
-#: Reasons never to write, by address across all people, or by person.
+#: Reasons never to write: to an address, whoever has it (`people` is None), or to a person, whatever their address.
 suppressions = Table(
     "suppressions",
     metadata,
     Column("suppression_id", BigId, primary_key=True, autoincrement=True),
     Column("channel", String(8), nullable=False),
-    Column("address_key", String(32), nullable=False),
+    Column("address_key", String(32), nullable=False),  # of a person: the address they said it from
+    Column("people", Text),
+    Column("contact_id", Text),
     Column("scope", Text, nullable=False),  # all | marketing | a topic
     Column("reason", String(24), nullable=False),
     Column("source", Text, nullable=False),  # which receipt, page or person said so
     Column("at", UtcDateTime, nullable=False),
     Column("lifted_at", UtcDateTime),
-    UniqueConstraint("channel", "address_key", "scope", "reason"),
+    CheckConstraint("(people IS NULL) = (contact_id IS NULL)", name="whole_person"),
+    UniqueConstraint("people", "contact_id", "channel", "scope", "reason"),
+    Index(
+        "uq_suppressions_address",
+        "channel",
+        "address_key",
+        "scope",
+        "reason",
+        unique=True,
+        sqlite_where=Column("people").is_(None),
+        postgresql_where=Column("people").is_(None),
+    ),
+    Index(None, "address_key"),
 )
 
 #: What people wrote back, as they wrote it; never leaves the store but in a report's feedback list.
@@ -325,6 +354,7 @@ conversions = Table(
     Column("name", Text, primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("at", UtcDateTime, primary_key=True),
+    Column("gathering", Integer, nullable=False),  # number of the newest one that found it
 )
 
 #: When conversions were last asked for, and whether the organisation's database answered.

@@ -156,12 +156,12 @@ class Customer:
         return f"{self.name}@person.example.com" if self.email is None else self.email
 
 
-def until(holds: Callable[[], object], *, seconds: float = 60, why: str = "the condition") -> None:
+def until(holds: Callable[[], object], *, seconds: float = 60, poll: float = 0.05, why: str = "the condition") -> None:
     """Wait for a condition."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, f"{why} never came true"
-        time.sleep(0.05)
+        time.sleep(poll)
 
 
 @dataclass
@@ -225,7 +225,7 @@ class Rehearsal:
             running.render()
         while (due := running.next_due()) is not None:
             time.sleep(self.clock.seconds_until(due.at))
-            if any(step_no > 1 for step_no in due.steps):
+            if due.steps != (1,):
                 self.catch_up()
                 running.gather()
             for step_no in due.steps:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
 
 from commplan import campaign
+from commplan.dispatch import Tally
 from commplan.errors import InputError, RunError
 from commplan.ledger import run as ledger_run
 from commplan.ledger.enqueue import Enqueuer
@@ -59,9 +61,7 @@ def test_a_run_half_sent_goes_on_where_it_is(rehearse):
     assert first.dispatch(1, here.shard(0, 3)).accepted == 3
     again = here.start()
     assert (again.run.run_id, again.state) == (first.run.run_id, "executing")
-    for planning in (again.resolve_audience, again.render):
-        with pytest.raises(RunError, match="planned by another process"):
-            planning()
+    assert (again.resolve_audience(), again.render()) == (None, None)
     assert here.send_due(again).accepted == 6
     assert len(here.truth()) == 9
     here.require_balance(again)
@@ -79,41 +79,71 @@ def test_nothing_can_be_planned_into_a_run_that_sends(rehearse):
     assert here.rows() == before
 
 
-def test_two_processes_do_not_plan_one_run_at_once(rehearse):
+class Meanwhile:
+    """Somebody else who does something while one plans, and what came of it."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self._thread: threading.Thread | None = None
+        self.result: object = "nothing yet"
+
+    def __call__(self, _: int) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._do)
+            self._thread.start()
+
+    def _do(self) -> None:
+        self.result = self._work()
+
+    def join(self) -> object:
+        assert self._thread is not None
+        self._thread.join()
+        return self.result
+
+
+def test_whoever_starts_a_run_that_another_is_planning_waits_and_finds_it_planned(rehearse):
     here = rehearse(crowd(3))
     first, second = here.start(), here.start()
-    refused = []
-
-    def meanwhile(_: int) -> None:
-        for attempt in (second.resolve_audience, second.render):
-            with pytest.raises(RunError, match="another process prepares letter@first"):
-                attempt()
-            refused.append(attempt)
-
-    first.resolve_audience(progress=meanwhile)
-    first.render(progress=meanwhile)
-    assert len(refused) == 4
+    looked_up, rendered = Meanwhile(second.resolve_audience), Meanwhile(second.render)
+    first.resolve_audience(progress=looked_up)
+    # Nothing was rendered yet, so looking up again was the right thing to do.
+    assert looked_up.join().audience == 3
+    first.render(progress=rendered)
+    assert rendered.join() is None
+    assert second.state == "executing"
     here.send_due(first)
+    assert len(here.truth()) == 3
     here.require_balance(first)
 
 
-def test_two_runs_of_a_plan_do_not_look_up_their_audience_at_once(rehearse):
+def test_two_runs_of_a_plan_look_up_their_audience_one_after_the_other(rehearse):
     here = rehearse(crowd(3))
     first, second = here.start(occurrence="first"), here.start(occurrence="second")
+    after = Meanwhile(second.resolve_audience)
+    assert first.resolve_audience(progress=after).excluded == {}
+    assert after.join().excluded == {"already_enrolled": 3}
 
-    def meanwhile(_: int) -> None:
-        with pytest.raises(RunError, match="another process prepares letter"):
-            second.resolve_audience()
 
-    first.resolve_audience(progress=meanwhile)
-    assert second.resolve_audience().excluded == {"already_enrolled": 3}
+def test_who_has_no_patience_is_told_that_another_has_the_turn(rehearse):
+    here = rehearse(crowd(1))
+    with (
+        ledger_run.exclusive(here.store, "letter@first"),
+        pytest.raises(RunError, match="another process prepares letter@first"),
+        ledger_run.exclusive(here.store, "letter@first"),
+    ):
+        raise AssertionError("two had the turn")
+    with ledger_run.exclusive(here.store, "letter@first"):
+        pass
 
 
 def test_a_turn_whose_lease_is_over_goes_to_the_next_and_says_so_to_the_first(rehearse):
     here = rehearse(crowd(1))
-    with ledger_run.exclusive(here.store, "x", lease=timedelta(0)) as mine:
-        with ledger_run.exclusive(here.store, "x"), pytest.raises(RunError, match="taken over"):
-            mine.keep()
+    with (
+        ledger_run.exclusive(here.store, "x", lease=timedelta(0)) as mine,
+        ledger_run.exclusive(here.store, "x"),
+        pytest.raises(RunError, match="taken over"),
+    ):
+        mine.keep()
 
 
 def test_files_changed_after_the_start_change_nothing(rehearse):
@@ -203,7 +233,7 @@ def test_a_discarded_run_frees_its_key_even_after_a_batch_in_which_nothing_was_l
     here = rehearse(crowd(1))
     running = here.ready()
     here.jump(days=5)
-    assert here.send_due(running).accepted == 0
+    assert here.send_due(running) == Tally(batches=1)
     assert here.states(running) == {"person1": ["expired: too_late"]}
     running.evaluate()
     ledger_run.discard_run(here.store, running.run.run_id)

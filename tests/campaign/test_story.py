@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import select
 
-from commplan import campaign
+from commplan import archive, campaign
 from commplan.store.tables import answers, enrolments
 from commplan.terms import Channel, MessageState
 from tests.campaign.conftest import FACTS, PLAN, Customer, Rehearsal, Role, happened, noted
@@ -106,7 +106,7 @@ def _require_the_same_facts(here: Rehearsal, *, tolerance: timedelta) -> None:
     for ref, one in truth.items():
         row = rows[ref]
         who = here.customers[int(row.contact_id) - 1]
-        assert one["to"] == (row.channel == "email" and who.address or who.mobile), who.name
+        assert one["to"] == ((row.channel == "email" and who.address) or who.mobile), who.name
         assert row.provider_id == one["request_id"]
         assert noted(row) == happened(one), who.name
         for what, column in FACTS.items():
@@ -158,7 +158,7 @@ def _require_hours(here: Rehearsal) -> None:
 
 def _require_figures(here: Rehearsal, running: campaign.Campaign) -> None:
     """The evaluation counts what the sandbox counts."""
-    judged = campaign.last_evaluation(here.store, running.run)
+    judged = archive.last_evaluation(here.store, running.run)
     truth = here.truth()
     assert judged.audience == len(EXPECTED)
     assert judged.balanced
@@ -196,7 +196,7 @@ def _require_that_starting_again_changes_nothing(here: Rehearsal) -> None:
     assert again.state == "finished"
     assert again.next_due() is None
     assert here.send_due(again).accepted == 0
-    versions = campaign.last_evaluation(here.store, again.run)
+    versions = archive.last_evaluation(here.store, again.run)
     assert again.evaluate().digest == versions.digest
     assert (here.rows(), len(here.truth())) == (before, seen)
     assert {row.state for row in before.values()} <= {state.value for state in MessageState}

@@ -49,6 +49,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("seq", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("at", types.UtcDateTime(), nullable=False),
+        sa.Column("gathering", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("run_id", "name", "seq", "at", name=op.f("pk_conversions")),
     )
     op.create_table(
@@ -68,6 +69,8 @@ def upgrade() -> None:
         sa.Column("received_at", types.UtcDateTime(), nullable=False),
         sa.Column("applied_at", types.UtcDateTime(), nullable=True),
         sa.Column("unreadable", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("retry_machine", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("inbox_id", name=op.f("pk_inbox")),
         sqlite_autoincrement=True,
     )
@@ -131,16 +134,34 @@ def upgrade() -> None:
         ),
         sa.Column("channel", sa.String(length=8), nullable=False),
         sa.Column("address_key", sa.String(length=32), nullable=False),
+        sa.Column("people", sa.Text(), nullable=True),
+        sa.Column("contact_id", sa.Text(), nullable=True),
         sa.Column("scope", sa.Text(), nullable=False),
         sa.Column("reason", sa.String(length=24), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("at", types.UtcDateTime(), nullable=False),
         sa.Column("lifted_at", types.UtcDateTime(), nullable=True),
+        sa.CheckConstraint("(people IS NULL) = (contact_id IS NULL)", name=op.f("ck_suppressions_whole_person")),
         sa.PrimaryKeyConstraint("suppression_id", name=op.f("pk_suppressions")),
         sa.UniqueConstraint(
-            "channel", "address_key", "scope", "reason", name=op.f("uq_suppressions_channel_address_key_scope_reason")
+            "people",
+            "contact_id",
+            "channel",
+            "scope",
+            "reason",
+            name=op.f("uq_suppressions_people_contact_id_channel_scope_reason"),
         ),
     )
+    with op.batch_alter_table("suppressions", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_suppressions_address_key"), ["address_key"], unique=False)
+        batch_op.create_index(
+            "uq_suppressions_address",
+            ["channel", "address_key", "scope", "reason"],
+            unique=True,
+            sqlite_where=sa.text("people IS NULL"),
+            postgresql_where=sa.text("people IS NULL"),
+        )
+
     op.create_table(
         "runs",
         sa.Column("run_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -153,18 +174,22 @@ def upgrade() -> None:
         sa.Column("people", sa.Text(), nullable=False),
         sa.Column("since", types.UtcDateTime(), nullable=True),
         sa.Column("snapshot_at", types.UtcDateTime(), nullable=True),
+        sa.Column("planner", sa.String(length=32), nullable=True),
+        sa.Column("audience_size", sa.Integer(), nullable=True),
+        sa.Column("gathering", sa.Integer(), server_default="0", nullable=False),
         sa.Column("created_at", types.UtcDateTime(), nullable=False),
         sa.Column("first_accepted_at", types.UtcDateTime(), nullable=True),
         sa.Column("finished_at", types.UtcDateTime(), nullable=True),
         sa.Column("clock", sa.Text(), nullable=False),
         sa.Column("placeholder", sa.String(length=24), nullable=False),
-        sa.Column("flow_run_id", sa.Text(), nullable=True),
         sa.Column("starts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("allow_list_only", sa.Boolean(), nullable=False),
         sa.Column("alive_machine", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(["digest"], ["bundles.digest"], name=op.f("fk_runs_digest")),
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_runs")),
         sa.UniqueConstraint("plan", "occurrence", name=op.f("uq_runs_plan_occurrence")),
         sa.UniqueConstraint("run_key", name=op.f("uq_runs_run_key")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "batches",
@@ -212,6 +237,16 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_evaluations_run_id")),
         sa.PrimaryKeyConstraint("run_id", "version", name=op.f("pk_evaluations")),
     )
+    op.create_table(
+        "flow_runs",
+        sa.Column("flow_run_id", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_flow_runs_run_id")),
+        sa.PrimaryKeyConstraint("flow_run_id", name=op.f("pk_flow_runs")),
+    )
+    with op.batch_alter_table("flow_runs", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_flow_runs_run_id"), ["run_id"], unique=False)
+
     op.create_table(
         "recipients",
         sa.Column("run_id", sa.BigInteger(), nullable=False),
@@ -314,7 +349,7 @@ def upgrade() -> None:
         sa.Column("opted_out_at", types.UtcDateTime(), nullable=True),
         sa.Column("complained_at", types.UtcDateTime(), nullable=True),
         sa.CheckConstraint(
-            "state IN ('excluded', 'cancelled', 'not_needed') OR (address_key IS NOT NULL AND slot_values IS NOT NULL)",
+            "state IN ('excluded', 'cancelled', 'not_needed', 'suppressed', 'expired') OR (address_key IS NOT NULL AND slot_values IS NOT NULL)",
             name=op.f("ck_messages_sendable"),
         ),
         sa.CheckConstraint(
@@ -343,6 +378,7 @@ def upgrade() -> None:
         )
 
 
+
 def downgrade() -> None:
     with op.batch_alter_table("messages", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_messages_run_id_step_no_state_due_at"))
@@ -364,6 +400,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_recipients_run_id_email_key"))
 
     op.drop_table("recipients")
+    with op.batch_alter_table("flow_runs", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_flow_runs_run_id"))
+
+    op.drop_table("flow_runs")
     op.drop_table("evaluations")
     with op.batch_alter_table("enrolments", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_enrolments_run_id"))
@@ -375,6 +415,14 @@ def downgrade() -> None:
 
     op.drop_table("batches")
     op.drop_table("runs")
+    with op.batch_alter_table("suppressions", schema=None) as batch_op:
+        batch_op.drop_index(
+            "uq_suppressions_address",
+            sqlite_where=sa.text("people IS NULL"),
+            postgresql_where=sa.text("people IS NULL"),
+        )
+        batch_op.drop_index(batch_op.f("ix_suppressions_address_key"))
+
     op.drop_table("suppressions")
     op.drop_table("store_info")
     with op.batch_alter_table("replies", schema=None) as batch_op:
