@@ -229,6 +229,18 @@ def prove(
 
 
 @app.command()
+def cancel(key: RunKey) -> None:
+    """Cancel a run for ever: nothing more is sent, and whom it never wrote to is free for the plan's next run."""
+    from commplan.ledger.run import cancel_run, find_run
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    store = open_store(load_settings(), create=False)
+    stopped = cancel_run(store, find_run(store, key).run_id)
+    typer.echo(f"{key} is cancelled; {stopped:,} messages will not be sent")
+
+
+@app.command()
 def report(key: RunKey) -> None:
     """Write a run's evaluation as HTML, JSON and CSV, and show it."""
     from commplan import archive, terminal

@@ -354,7 +354,7 @@ conversions = Table(
     Column("name", Text, primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("at", UtcDateTime, primary_key=True),
-    Column("gathering", Integer, nullable=False),  # number of the newest one that found it
+    Column("gathering", Integer, nullable=False, server_default="0"),  # number of the newest one that found it
 )
 
 #: When conversions were last asked for, and whether the organisation's database answered.

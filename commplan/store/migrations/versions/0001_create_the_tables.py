@@ -49,7 +49,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("seq", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("at", types.UtcDateTime(), nullable=False),
-        sa.Column("gathering", sa.Integer(), nullable=False),
+        sa.Column("gathering", sa.Integer(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("run_id", "name", "seq", "at", name=op.f("pk_conversions")),
     )
     op.create_table(
@@ -376,7 +376,6 @@ def upgrade() -> None:
             ["run_id", "step_no", "state", "due_at"],
             unique=False,
         )
-
 
 
 def downgrade() -> None:
