@@ -1,20 +1,17 @@
-"""Permission: who may be written to for which purpose, and the list of addresses never to write to.
+"""Permission: who may be written to for which purpose, by recorded consent and by the suppression list.
 
-Never sees an address: suppression goes by keyed hash, so it outlives erasure and re-import.
+Never sees an address, and never changes what is on record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, false, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, or_, select, union_all
 
-from commplan.ids import AddressKey
-from commplan.store.tables import suppressions
+from commplan.store.tables import recipients, suppressions
 from commplan.terms import Channel, Purpose, Reason
 
 #: Scope of a suppression that is about the address itself, whatever is sent to it.
@@ -46,6 +43,10 @@ BLOCKS: Mapping[Reason, Mapping[Purpose, Blocks]] = {
 }
 
 
+#: What a person asked for, and so holds for that person at whatever address. The others are facts about the address.
+WISHES = frozenset({Reason.NEVER_CONTACT, Reason.STOP, Reason.SPAM_REPORT, Reason.UNSUBSCRIBED})
+
+
 class Needs(StrEnum):
     """What consent a message needs."""
 
@@ -64,10 +65,18 @@ NEEDS: Mapping[Purpose, Mapping[Channel, Needs]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suppression:
-    """One active entry of the suppression list, about an address known from elsewhere."""
+    """One active entry of the suppression list, about an address or a person known from elsewhere."""
 
     reason: Reason
     scope: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """A person of the organisation's own: customer 17 is not employee 17."""
+
+    people: str
+    contact_id: str
 
 
 def needs(purpose: Purpose, channel: Channel, basis: str | None) -> Needs:
@@ -105,30 +114,40 @@ def _blocks(blocks: Blocks, scope: str, topic: str) -> bool:
 
 
 def suppressed(rows: FromClause, purpose: Purpose, topic: str) -> Select[tuple[str]]:
-    """Return the subquery of the reasons for which `rows` (with `channel` and `address_key`) are suppressed.
+    """Return the subquery of the reasons for which `rows` (of the shape of messages) are suppressed.
 
+    An entry about the row's address counts, and one about the person it is for, whatever their address is by now.
     Correlated to `rows`, most important reason first: ``suppressed(…).exists()`` is the condition of the last look,
-    ``suppressed(…).limit(1).scalar_subquery()`` the reason it reports. A row without an address is never suppressed.
+    ``suppressed(…).limit(1).scalar_subquery()`` the reason it reports.
     """
     always, same_topic = (
         [reason.value for reason, row in BLOCKS.items() if row[purpose] is extent]
         for extent in (Blocks.ALWAYS, Blocks.SAME_TOPIC)
     )
-    precedence = {reason.value: place for place, reason in enumerate(BLOCKS)}
-    return (
-        select(suppressions.c.reason)
-        .where(
-            suppressions.c.channel == rows.c.channel,
-            suppressions.c.address_key == rows.c.address_key,
-            suppressions.c.lifted_at.is_(None),
-            or_(
-                suppressions.c.reason.in_(always),
-                and_(suppressions.c.reason.in_(same_topic), suppressions.c.scope.in_([topic, SCOPE_ALL])),
-            ),
-        )
-        .order_by(case(precedence, value=suppressions.c.reason))
-        .correlate(rows)
+    in_force = and_(
+        suppressions.c.channel == rows.c.channel,
+        suppressions.c.lifted_at.is_(None),
+        or_(
+            suppressions.c.reason.in_(always),
+            and_(suppressions.c.reason.in_(same_topic), suppressions.c.scope.in_([topic, SCOPE_ALL])),
+        ),
     )
+    of_address = select(suppressions.c.reason).where(
+        in_force, suppressions.c.people.is_(None), suppressions.c.address_key == rows.c.address_key
+    )
+    of_person = (
+        select(suppressions.c.reason)
+        .join_from(
+            recipients,
+            suppressions,
+            and_(suppressions.c.people == recipients.c.people, suppressions.c.contact_id == recipients.c.contact_id),
+        )
+        .where(in_force, recipients.c.run_id == rows.c.run_id, recipients.c.seq == rows.c.seq)
+    )
+    # Two look-ups, each by an index of its own, where one condition with OR would read the whole list.
+    found = union_all(of_address.correlate(rows), of_person.correlate(rows)).subquery("found")
+    precedence = {reason.value: place for place, reason in enumerate(BLOCKS)}
+    return select(found.c.reason).order_by(case(precedence, value=found.c.reason)).correlate(rows)
 
 
 def refused(
@@ -142,98 +161,3 @@ def refused(
             return consent.is_(False)
         case Needs.NOTHING:
             return false()
-
-
-def suppress(
-    connection: Connection,
-    *,
-    channel: Channel,
-    address_key: AddressKey,
-    scope: str,
-    reason: Reason,
-    source: str,
-    at: datetime,
-) -> bool:
-    """Put an address on the suppression list, in the caller's transaction; True if it was not on it.
-
-    `at` is when it happened. The latest of opt-outs and `lift`s wins whatever order they are told in; at the same
-    instant the opt-out wins. ValueError for a reason that is no suppression, or a scope that the reason cannot have.
-    """
-    _check(reason, scope)
-    key = _key(channel, address_key, scope, reason)
-    if _insert(connection, key, source=source, at=at, lifted_at=None):
-        return True
-    here = and_(*(suppressions.c[name] == value for name, value in key.items()))
-    back = connection.execute(
-        update(suppressions)
-        .where(here, suppressions.c.lifted_at.is_not(None), suppressions.c.lifted_at <= at)
-        .values(lifted_at=None, at=at, source=source)
-    )
-    if back.rowcount:
-        return True
-    connection.execute(update(suppressions).where(here, suppressions.c.at < at).values(at=at, source=source))
-    return False
-
-
-def lift(
-    connection: Connection,
-    *,
-    channel: Channel,
-    address_key: AddressKey,
-    scope: str,
-    reason: Reason,
-    source: str,
-    at: datetime,
-) -> bool:
-    """Take an address off the suppression list, in the caller's transaction; True if it was on it.
-
-    Later than `at`, or at the same instant, the opt-out stays. A lift that comes before the opt-out it is about is
-    kept, so that an older opt-out told afterwards changes nothing.
-    """
-    _check(reason, scope)
-    key = _key(channel, address_key, scope, reason)
-    if _insert(connection, key, source=source, at=at, lifted_at=at):
-        return False
-    here = and_(*(suppressions.c[name] == value for name, value in key.items()))
-    off = connection.execute(
-        update(suppressions)
-        .where(here, suppressions.c.lifted_at.is_(None), suppressions.c.at < at)
-        .values(lifted_at=at)
-    )
-    if off.rowcount:
-        return True
-    connection.execute(update(suppressions).where(here, suppressions.c.lifted_at < at).values(lifted_at=at))
-    return False
-
-
-def active(connection: Connection, *, channel: Channel, address_key: AddressKey) -> tuple[Suppression, ...]:
-    """Return what the suppression list says about one address, in order of precedence."""
-    rows = connection.execute(
-        select(suppressions.c.reason, suppressions.c.scope).where(
-            suppressions.c.channel == channel,
-            suppressions.c.address_key == address_key,
-            suppressions.c.lifted_at.is_(None),
-        )
-    )
-    order = list(BLOCKS)
-    found = [Suppression(reason=Reason(row.reason), scope=row.scope) for row in rows]
-    return tuple(sorted(found, key=lambda entry: (order.index(entry.reason), entry.scope)))
-
-
-def _check(reason: Reason, scope: str) -> None:
-    if reason not in BLOCKS:
-        raise ValueError(f"{reason} is not a reason to suppress an address")
-    if reason is not Reason.UNSUBSCRIBED and scope != SCOPE_ALL:
-        raise ValueError(f"{reason} is about the address itself; its scope is {SCOPE_ALL!r}")
-
-
-def _key(channel: Channel, address_key: AddressKey, scope: str, reason: Reason) -> dict[str, str]:
-    return {"channel": channel.value, "address_key": address_key, "scope": scope, "reason": reason.value}
-
-
-def _insert(
-    connection: Connection, key: Mapping[str, str], *, source: str, at: datetime, lifted_at: datetime | None
-) -> bool:
-    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
-    statement = insert(suppressions).values(**key, source=source, at=at, lifted_at=lifted_at).on_conflict_do_nothing()
-    return connection.execute(statement.returning(suppressions.c.suppression_id)).first() is not None

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import closing
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, delete, func, select
+from sqlalchemy import Connection, and_, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.audience.person import read_id
@@ -20,8 +20,7 @@ from commplan.errors import Finding, InputError
 from commplan.ids import RunId
 from commplan.plan import Conversion, Plan
 from commplan.store import Store
-from commplan.store.tables import conversions, gatherings, recipients
-from commplan.store.types import to_micros
+from commplan.store.tables import conversions, gatherings, recipients, runs
 
 _LOG = logging.getLogger("commplan.conversion")
 _SWEEP = 20_000
@@ -31,7 +30,8 @@ def gather(store: Store, *, run_id: RunId, plan: Plan, source_url: str, now: dat
     """Copy every conversion of the run's people from the organisation's database; return how many, by name.
 
     Replaces what was gathered before: what the database no longer reports is removed, what it reports twice counts
-    once, so gathering again changes nothing. Each conversion leaves a row in `gatherings`, succeeded or not; all are
+    once, so gathering again changes nothing. Of gatherings that overlap, only the one that began last removes what the
+    others have found. Each conversion leaves a row in `gatherings`, succeeded or not; all are
     tried, and an InputError with what went wrong is raised after that. Short transactions of its own.
     """
     findings: list[Finding] = []
@@ -49,7 +49,7 @@ def gather(store: Store, *, run_id: RunId, plan: Plan, source_url: str, now: dat
 
 
 def _gather_one(store: Store, run_id: RunId, plan: Plan, name: str, conversion: Conversion, *, source_url: str) -> int:
-    seen: set[int] = set()
+    number = _begin(store, run_id)
     with (
         open_source(plan, source_url, part=f"conversions.{name}") as source,
         closing(_read(source, plan, conversion)) as chunks,
@@ -58,16 +58,38 @@ def _gather_one(store: Store, run_id: RunId, plan: Plan, name: str, conversion: 
             with store.write() as connection:
                 seqs = {row.contact_id: row.seq for row in known(connection, run_id, _ids(chunk), recipients.c.seq)}
                 rows = [
-                    {"run_id": run_id, "name": name, "seq": seqs[contact_id], "at": at}
+                    {"run_id": run_id, "name": name, "seq": seqs[contact_id], "at": at, "gathering": number}
                     for contact_id, at in chunk
                     if contact_id in seqs
                 ]
                 if rows:
-                    upsert = (sqlite if store.is_sqlite else postgresql).insert(conversions)
-                    connection.execute(upsert.on_conflict_do_nothing(), rows)
-            seen.update(_mark(seqs[contact_id], at) for contact_id, at in chunk if contact_id in seqs)
-    _forget_others(store, run_id, name, seen)
-    return len(seen)
+                    _keep(connection, rows)
+    return _forget_others(store, run_id, name, number)
+
+
+def _begin(store: Store, run_id: RunId) -> int:
+    """Return the number of a gathering that begins now; numbers only grow."""
+    with store.write() as connection:
+        number: int = connection.execute(
+            update(runs)
+            .where(runs.c.run_id == run_id)
+            .values(gathering=runs.c.gathering + 1)
+            .returning(runs.c.gathering)
+        ).scalar_one()
+    return number
+
+
+def _keep(connection: Connection, rows: list[dict[str, object]]) -> None:
+    """Write what a gathering found; what a later one has found already stays the later one's."""
+    upsert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(conversions)
+    connection.execute(
+        upsert.on_conflict_do_update(
+            index_elements=list(conversions.primary_key),
+            set_={"gathering": upsert.excluded.gathering},
+            where=conversions.c.gathering < upsert.excluded.gathering,
+        ),
+        rows,
+    )
 
 
 def _read(source: Source, plan: Plan, conversion: Conversion) -> Generator[list[tuple[str, datetime]], None, None]:
@@ -112,33 +134,18 @@ def _ids(chunk: list[tuple[str, datetime]]) -> list[str]:
     return list({contact_id for contact_id, _ in chunk})
 
 
-def _mark(seq: int, at: datetime) -> int:
-    """Return one number for a person and a time: half the memory of a pair."""
-    return seq << 64 | to_micros(at)
-
-
-def _forget_others(store: Store, run_id: RunId, name: str, seen: set[int]) -> None:
-    """Remove the conversions of earlier gatherings that were not seen in this one."""
+def _forget_others(store: Store, run_id: RunId, name: str, number: int) -> int:
+    """Remove what only earlier gatherings have found; return how many conversions there are."""
+    ours = and_(conversions.c.run_id == run_id, conversions.c.name == name)
     with store.read() as connection:
-        last = _last_seq(connection, run_id)
+        last = connection.execute(select(func.max(conversions.c.seq)).where(ours)).scalar_one_or_none() or 0
+    count = 0
     for first in range(1, last + 1, _SWEEP):
-        span = and_(
-            conversions.c.run_id == run_id,
-            conversions.c.name == name,
-            conversions.c.seq.between(first, first + _SWEEP - 1),
-        )
+        span = and_(ours, conversions.c.seq.between(first, first + _SWEEP - 1))
         with store.write() as connection:
-            rows = connection.execute(select(conversions.c.seq, conversions.c.at).where(span)).all()
-            for row in rows:
-                if _mark(row.seq, row.at) not in seen:
-                    connection.execute(
-                        delete(conversions).where(span, conversions.c.seq == row.seq, conversions.c.at == row.at)
-                    )
-
-
-def _last_seq(connection: Connection, run_id: RunId) -> int:
-    last = select(func.max(recipients.c.seq)).where(recipients.c.run_id == run_id)
-    return connection.execute(last).scalar_one_or_none() or 0
+            connection.execute(delete(conversions).where(span, conversions.c.gathering < number))
+            count += connection.execute(select(func.count()).select_from(conversions).where(span)).scalar_one()
+    return count
 
 
 def _note(store: Store, run_id: RunId, name: str, *, now: datetime, succeeded: bool) -> None:

@@ -14,11 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
-from commplan import consent
 from commplan.channels.base import Gateways
 from commplan.channels.failures import next_wait, suppresses
+from commplan.consent import SCOPE_ALL, Contact
 from commplan.content import fill
 from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, TextMessage
 from commplan.errors import DeliveryError, HaltError, RejectedError, TransientError
@@ -30,7 +30,8 @@ from commplan.ledger.look import Outgoing, look
 from commplan.ledger.run import plan_of
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.store.tables import messages
+from commplan.store.tables import messages, recipients
+from commplan.suppression import suppress
 from commplan.terms import Channel
 
 _LOG = logging.getLogger("commplan.dispatch")
@@ -171,14 +172,17 @@ class Sender:
             return
         with self.store.write() as connection:
             row = connection.execute(
-                select(messages.c.channel, messages.c.address_key).where(messages.c.attempt_id == attempt_id)
+                select(messages.c.channel, messages.c.address_key, recipients.c.people, recipients.c.contact_id)
+                .join(recipients, and_(recipients.c.run_id == messages.c.run_id, recipients.c.seq == messages.c.seq))
+                .where(messages.c.attempt_id == attempt_id)
             ).one_or_none()
             if row is not None:
-                consent.suppress(
+                suppress(
                     connection,
                     channel=Channel(row.channel),
                     address_key=row.address_key,
-                    scope="all",
+                    contact=Contact(people=row.people, contact_id=row.contact_id),
+                    scope=SCOPE_ALL,
                     reason=reason,
                     source=f"refused with code {code}",
                     at=self.store.clock.now(),

@@ -13,10 +13,11 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from commplan import consent
-from commplan.consent import Suppression
+from commplan import consent, suppression
+from commplan.audience.planning import Planning
+from commplan.consent import Contact
 from commplan.content import Library, TemplateFault
-from commplan.errors import Finding, InputError
+from commplan.errors import Finding, InputError, RunError
 from commplan.fence import allowed_addresses
 from commplan.ids import AddressKey, MessageRef, TokenPurpose
 from commplan.ledger.enqueue import Draft, Enqueuer
@@ -25,7 +26,8 @@ from commplan.ledger.schedule import due_in, zones_of
 from commplan.plan import Plan, Touch
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.store.tables import recipients, suppressions
+from commplan.store.tables import recipients
+from commplan.suppression import Listed
 from commplan.terms import Channel, Reason
 
 _CHUNK = 1_000
@@ -35,9 +37,11 @@ def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable
     """Write every message of a run to the ledger with its frozen content; return the number of people.
 
     Starts from nothing each time, so an interrupted rendering is simply done again. InputError lists each fault of
-    the templates with the number of people it hits.
+    the templates with the number of people it hits. RunError unless the people are those of one complete audience
+    that was this run's throughout.
     """
     with store.read() as connection:
+        planning, audience_size = Planning.of_complete(connection, run.run_id)
         plan = plan_of(connection, run.run_id)
         files = frozen_files(connection, run.run_id)
     allowed = allowed_addresses(store, plan, settings)
@@ -52,6 +56,8 @@ def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable
         if not renderer.faults:
             enqueuer.write(drafts)
         people += len(chunk)
+        with store.write() as connection:
+            planning.hold(connection)
         if progress is not None:
             progress(len(chunk))
     if renderer.faults:
@@ -62,7 +68,14 @@ def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable
                 for fault, hit in sorted(renderer.faults.items(), key=lambda item: item[0].place)
             ]
         )
+    if people != audience_size:
+        raise RunError(
+            f"the audience of this run was counted as {audience_size:,} people, and {people:,} are there; "
+            "start the run again"
+        )
     enqueuer.finish()
+    with store.write() as connection:
+        planning.hold(connection)
     return people
 
 
@@ -105,7 +118,7 @@ class _Renderer:
 
     def draft(self, people: Sequence[Row[Any]]) -> list[Draft]:
         """Return the drafts of every step for a chunk of people."""
-        blocked = self._suppressions(people)
+        listed = self._listed(people)
         columns = [json.loads(person.columns) for person in people]
         drafts = []
         for step_no in range(1, len(self._plan.sequence) + 1):
@@ -114,7 +127,7 @@ class _Renderer:
             surveys = self._store.keyring.tokens(TokenPurpose.SURVEY, refs)
             for person, values, stop, survey in zip(people, columns, stops, surveys, strict=True):
                 links = {"unsubscribe": f"{self._public}/u/{stop}", "survey": f"{self._public}/s/{survey}"}
-                draft = self._draft_one(step_no, person, values, links, blocked)
+                draft = self._draft_one(step_no, person, values, links, listed)
                 if draft is not None:
                     drafts.append(draft)
         return drafts
@@ -131,10 +144,10 @@ class _Renderer:
         person: Row[Any],
         columns: Mapping[str, object],
         links: Mapping[str, str],
-        blocked: Mapping[tuple[str, str], set[Suppression]],
+        listed: Listed,
     ) -> Draft | None:
         touch = self._touch(step_no, person.segment)
-        reason = self._exclusion(touch, person, blocked)
+        reason = self._exclusion(touch, person, listed)
         if reason is not None:
             return Draft(step_no=step_no, seq=person.seq, channel=touch.channel, reason=reason)
         try:
@@ -164,9 +177,7 @@ class _Renderer:
             parts=rendered.parts,
         )
 
-    def _exclusion(
-        self, touch: Touch, person: Row[Any], blocked: Mapping[tuple[str, str], set[Suppression]]
-    ) -> Reason | None:
+    def _exclusion(self, touch: Touch, person: Row[Any], listed: Listed) -> Reason | None:
         if person.excluded is not None:
             return Reason(person.excluded)
         if touch.skip:
@@ -182,7 +193,7 @@ class _Renderer:
             channel=touch.channel,
             consent=person.email_consent if email else person.sms_consent,
             basis=self._plan.basis,
-            suppressions=blocked.get((touch.channel, key), set()),
+            suppressions=listed.of(touch.channel, key, Contact(people=person.people, contact_id=person.contact_id)),
         )
         if reason is not None:
             return reason
@@ -190,17 +201,11 @@ class _Renderer:
             return Reason.NOT_ON_ALLOW_LIST
         return None
 
-    def _suppressions(self, people: Sequence[Row[Any]]) -> dict[tuple[str, str], set[Suppression]]:
+    def _listed(self, people: Sequence[Row[Any]]) -> Listed:
         keys = {key for person in people for key in (person.email_key, person.phone_key) if key is not None}
-        found: dict[tuple[str, str], set[Suppression]] = {}
+        contacts = {Contact(people=person.people, contact_id=person.contact_id) for person in people}
         with self._store.read() as connection:
-            for row in connection.execute(
-                select(suppressions).where(suppressions.c.address_key.in_(keys), suppressions.c.lifted_at.is_(None))
-            ):
-                found.setdefault((row.channel, row.address_key), set()).add(
-                    Suppression(reason=Reason(row.reason), scope=row.scope)
-                )
-        return found
+            return suppression.look_up(connection, address_keys=keys, contacts=contacts)
 
 
 def address_key_of(person: Row[Any], channel: Channel) -> AddressKey:

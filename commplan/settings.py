@@ -105,6 +105,12 @@ class Settings(BaseSettings):
     live: str | None = Field(None, description="Name of the environment that may send for real")
     allow_list: tuple[str, ...] = Field((), description="Addresses that a live store may write to without `live`")
     max_recipients: int = Field(1_000, ge=1, description="Most recipients of one run, and of one day")
+    max_leaving: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Largest share of a run's people that may leave its audience from one look to the next",
+    )
     default_region: str = Field(
         "US", min_length=2, max_length=2, description="Country of phone numbers written without one"
     )

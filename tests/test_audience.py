@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import stat
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -23,12 +25,13 @@ from sqlalchemy.engine import make_url
 from commplan import audience, contacts
 from commplan.audience.address import read_email, read_phone, validated_email, validated_phone
 from commplan.audience.person import Reader, read_consent, read_locale, read_zone
+from commplan.audience.planning import SILENCE, Planning
 from commplan.audience.source import CHUNK, Source, as_utc
 from commplan.errors import InputError, RunError
 from commplan.ids import Keyring, RunId
 from commplan.plan import ContactColumns, Plan
 from commplan.store import Store
-from commplan.store.tables import bundles, enrolments, messages, recipients, runs
+from commplan.store.tables import attempts, batches, bundles, enrolments, messages, recipients, runs
 from commplan.terms import Reason
 
 NOON = datetime(2026, 12, 1, 2, 0, tzinfo=UTC)
@@ -179,7 +182,9 @@ def resolve(store: Store, tmp_path: Path) -> Callable[..., audience.Resolution]:
     return run
 
 
-def refresh(store: Store, run_id: RunId, crm: Crm, now: datetime = NOON) -> audience.Refreshed:
+def refresh(
+    store: Store, run_id: RunId, crm: Crm, now: datetime = NOON, max_leaving: float = 0.2
+) -> audience.Refreshed:
     return audience.refresh(
         store,
         run_id=run_id,
@@ -188,6 +193,7 @@ def refresh(store: Store, run_id: RunId, crm: Crm, now: datetime = NOON) -> audi
         source_url=crm.url,
         default_region="US",
         now=now,
+        max_leaving=max_leaving,
     )
 
 
@@ -349,6 +355,98 @@ def test_nothing_of_a_person_is_logged_or_told(
         assert secret not in caplog.text.replace("sqlite:///", "") + repr(found)
 
 
+# --- two at once ----------------------------------------------------------------------------------------------------
+
+
+def fill(crm: Crm, count: int) -> None:
+    crm.write("DELETE FROM customers")
+    crm.write(
+        "INSERT INTO customers (customer_id, email, signed_up_at) WITH RECURSIVE n(i) AS "
+        f"(SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
+        "SELECT i, 'p' || i || '@person.example.com', '2026-11-20' FROM n"
+    )
+
+
+@pytest.mark.parametrize("of_the_same_run", [True, False], ids=["the same run", "another run of the plan"])
+def test_a_stalled_process_writes_nothing_and_removes_nothing_once_another_has_taken_over(
+    store: Store, sqlite_crm: Crm, resolve: Resolve, of_the_same_run: bool
+) -> None:
+    fill(sqlite_crm, 2 * CHUNK + 1)
+    first = new_run(store, "1")
+    second = first if of_the_same_run else new_run(store, "2")
+    found: list[audience.Resolution] = []
+
+    def stall(rows: int) -> None:
+        if rows == CHUNK:
+            found.append(resolve(second, sqlite_crm, progress=lambda rows: None))
+
+    with pytest.raises(RunError, match="another process has taken over"):
+        resolve(first, sqlite_crm, progress=stall)
+    assert [(one.audience, dict(one.excluded)) for one in found] == [(2 * CHUNK + 1, {})]
+    assert len(people(store, second)) == 2 * CHUNK + 1
+    with store.read() as connection:
+        assert Planning.of_complete(connection, second)[1] == 2 * CHUNK + 1
+        assert set(connection.execute(select(enrolments.c.run_id)).scalars()) == {second}
+
+
+def test_a_stalled_process_that_wakes_in_the_middle_of_the_other_s_work_leaves_it_alone(
+    store: Store, sqlite_crm: Crm, resolve: Resolve
+) -> None:
+    fill(sqlite_crm, 2 * CHUNK + 1)
+    run_id, asleep, wake, gone = new_run(store), threading.Event(), threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def stall(rows: int) -> None:
+        if rows == CHUNK:
+            asleep.set()
+            assert wake.wait(60)
+
+    def stalled() -> None:
+        try:
+            resolve(run_id, sqlite_crm, progress=stall)
+        except BaseException as error:
+            errors.append(error)
+        gone.set()
+
+    thread = threading.Thread(target=stalled)
+    thread.start()
+    assert asleep.wait(60)
+
+    def half_way(rows: int) -> None:
+        if rows == 2 * CHUNK:
+            wake.set()
+            assert gone.wait(60)
+
+    assert resolve(run_id, sqlite_crm, progress=half_way).audience == 2 * CHUNK + 1
+    thread.join()
+    assert [type(error) for error in errors] == [RunError]
+    assert len(people(store, run_id)) == 2 * CHUNK + 1
+
+
+def test_who_was_taken_over_from_does_not_blame_the_audience(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    fill(sqlite_crm, CHUNK + 1)
+    run_id = new_run(store)
+    narrow = make_plan(source={"row_limit": str(CHUNK)})
+
+    def stall(rows: int) -> None:
+        resolve(run_id, sqlite_crm)
+
+    # An InputError would make the caller discard the run, which is the other's by now.
+    with pytest.raises(RunError, match="another process has taken over"):
+        resolve(run_id, sqlite_crm, narrow, progress=stall)
+    assert len(people(store, run_id)) == CHUNK + 1
+
+
+def test_a_run_that_may_send_is_not_resolved_again(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    run_id = new_run(store)
+    resolve(run_id, sqlite_crm)
+    set_run(store, run_id, state="executing")
+    before = everything(store)
+    with pytest.raises(RunError, match="planned already"):
+        resolve(run_id, sqlite_crm)
+    assert everything(store) == before
+
+
 # --- enrolment ------------------------------------------------------------------------------------------------------
 
 
@@ -361,14 +459,65 @@ def test_once_means_once_whichever_run_comes_second(store: Store, sqlite_crm: Cr
     assert resolve(first, sqlite_crm).excluded == {Reason.ALREADY_ENROLLED: 1}
 
 
-def test_a_place_that_was_given_back_is_free_again(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+@pytest.mark.parametrize("state", ["finished", "cancelled"])
+def test_places_that_a_run_which_is_over_did_not_give_back_are_taken_over(
+    store: Store, sqlite_crm: Crm, resolve: Resolve, state: str
+) -> None:
     first, second = new_run(store, "1"), new_run(store, "2")
     resolve(first, sqlite_crm)
+    send(store, first, "2", "unknown", wire_at=NOON)
     with store.write() as connection:
         connection.execute(update(enrolments).where(enrolments.c.contact_id == "1").values(state="kept"))
-    audience.clear(store, first)
-    assert resolve(second, sqlite_crm).excluded == {Reason.ALREADY_ENROLLED: 1}
-    assert people(store, second)["1"].excluded == Reason.ALREADY_ENROLLED
+        connection.execute(update(runs).where(runs.c.run_id == first).values(state=state, finished_at=NOON))
+    assert resolve(second, sqlite_crm).excluded == {Reason.ALREADY_ENROLLED: 2}
+    assert {c for c, row in people(store, second).items() if row.excluded is not None} == {"1", "2"}
+
+
+def test_a_run_that_may_still_send_keeps_its_places(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    first, second = new_run(store, "1"), new_run(store, "2")
+    resolve(first, sqlite_crm)
+    for state in ("executing", "held"):
+        set_run(store, first, state=state, alive_machine=0.0)
+        assert resolve(second, sqlite_crm).excluded == {Reason.ALREADY_ENROLLED: 5}
+
+
+def test_a_planned_run_that_fell_silent_loses_its_places_and_must_be_planned_again(
+    store: Store, sqlite_crm: Crm, resolve: Resolve
+) -> None:
+    first, second = new_run(store, "1"), new_run(store, "2")
+    resolve(first, sqlite_crm)
+    assert resolve(second, sqlite_crm).excluded == {Reason.ALREADY_ENROLLED: 5}
+    set_run(store, first, alive_machine=time.time() - SILENCE - 60)
+    assert resolve(second, sqlite_crm).excluded == {}
+    with store.read() as connection, pytest.raises(RunError, match="not complete; start the run again"):
+        Planning.of_complete(connection, first)
+    assert resolve(first, sqlite_crm).excluded == {Reason.ALREADY_ENROLLED: 5}
+    assert resolve(second, sqlite_crm).excluded == {}
+
+
+def test_what_a_dead_planning_had_reserved_is_free_at_once(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    first, second = new_run(store, "1"), new_run(store, "2")
+    resolve(first, sqlite_crm)
+    # Killed in the middle of enrolment: everybody is reserved, and the snapshot was never complete.
+    set_run(store, first, audience_size=None)
+    assert resolve(second, sqlite_crm).excluded == {}
+
+
+def test_unknown_messages_of_a_finished_run_hold_a_place_for_the_duration_only(
+    store: Store, sqlite_crm: Crm, resolve: Resolve
+) -> None:
+    first, second, plan = new_run(store, "1"), new_run(store, "2"), make_plan(enroll="P90D")
+    resolve(first, sqlite_crm, plan)
+    for contact in people(store, first):
+        send(store, first, contact, "unknown", wire_at=NOON - timedelta(days=89))
+    set_run(store, first, state="finished", finished_at=NOON)
+    with store.write() as connection:
+        for contact, age in (("1", 90), ("2", 89)):
+            connection.execute(
+                update(enrolments).where(enrolments.c.contact_id == contact).values(at=NOON - timedelta(days=age))
+            )
+    assert resolve(second, sqlite_crm, plan).excluded == {Reason.ALREADY_ENROLLED: 4}
+    assert people(store, second)["1"].excluded is None
 
 
 def test_a_place_this_run_has_kept_is_still_its_own(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
@@ -398,34 +547,123 @@ def test_once_in_a_duration_takes_over_what_was_kept_longer_ago(
     assert resolve(second, sqlite_crm, plan) == found
 
 
-def test_every_run_leaves_out_whom_the_plan_has_just_written_to(
+def send(store: Store, run_id: RunId, contact: str, state: str, *, step_no: int = 1, **values: Any) -> None:
+    """Write the message that a run has for a contact; with `wire_at`, and the attempt that carried it."""
+    wire_at = values.pop("wire_at", None)
+    attempt = None if wire_at is None else uuid4().hex
+    with store.write() as connection:
+        where = (recipients.c.run_id == run_id) & (recipients.c.contact_id == contact)
+        seq = connection.execute(select(recipients.c.seq).where(where)).scalar_one()
+        batch = connection.execute(
+            insert(batches)
+            .values(run_id=run_id, step_no=step_no, worker="w", claimed=1, lease_machine=0.0)
+            .returning(batches.c.batch_id)
+        ).scalar_one()
+        if attempt is not None:
+            connection.execute(
+                insert(attempts).values(
+                    attempt_id=attempt,
+                    batch_id=batch,
+                    run_id=run_id,
+                    step_no=step_no,
+                    channel="email",
+                    messages=1,
+                    wire_at=wire_at,
+                    wire_machine=0.0,
+                    outcome="unknown",
+                )
+            )
+        connection.execute(
+            insert(messages).values(
+                run_id=run_id,
+                step_no=step_no,
+                seq=seq,
+                channel="email",
+                state=state,
+                address_key=f"key of {contact}",
+                slot_values="[]",
+                batch_id=batch,
+                attempt_id=attempt,
+                **values,
+            )
+        )
+
+
+def set_run(store: Store, run_id: RunId, **values: object) -> None:
+    with store.write() as connection:
+        connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
+
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("before", "recent"),
+    [
+        (("executing", {"state": "delivered", "wire_at": NOON - 23 * HOUR, "accepted_at": NOON - 23 * HOUR}), True),
+        (("executing", {"state": "delivered", "wire_at": NOON - 25 * HOUR, "accepted_at": NOON - 25 * HOUR}), False),
+        (("executing", {"state": "queued", "due_at": NOON + HOUR, "not_after": NOON + 25 * HOUR}), True),
+        (("executing", {"state": "queued", "due_at": NOON - 30 * HOUR, "not_after": NOON - HOUR}), False),
+        (("executing", {"state": "claimed", "due_at": NOON - HOUR, "not_after": NOON + HOUR}), True),
+        (("executing", {"state": "sending", "wire_at": NOON}), True),
+        (("executing", {"state": "unknown", "wire_at": NOON - 23 * HOUR}), True),
+        (("executing", {"state": "unknown", "wire_at": NOON - 25 * HOUR}), False),
+        (("executing", {"state": "cancelled"}), False),
+        (("executing", {"state": "expired"}), False),
+        (("executing", {"state": "failed"}), False),
+        (("held", {"state": "queued", "due_at": NOON, "not_after": NOON + 24 * HOUR}), True),
+        (("finished", {"state": "accepted", "wire_at": NOON - HOUR, "accepted_at": NOON - HOUR}), True),
+        (("finished", {"state": "unknown", "wire_at": NOON - HOUR}), True),
+        (("cancelled", {"state": "queued", "due_at": NOON, "not_after": NOON + HOUR}), False),
+    ],
+)
+def test_every_run_leaves_out_whom_another_run_has_just_begun_with_or_is_about_to(
+    store: Store, sqlite_crm: Crm, resolve: Resolve, before: tuple[str, dict[str, Any]], recent: bool
+) -> None:
+    run_state, message = before
+    plan = make_plan(enroll="every_run")
+    first = new_run(store, "1")
+    resolve(first, sqlite_crm, plan)
+    send(store, first, "1", **message)
+    set_run(store, first, state=run_state, finished_at=NOON - HOUR / 2)
+    second = new_run(store, "2")
+    assert resolve(second, sqlite_crm, plan).excluded == ({Reason.RECENTLY_SENT: 1} if recent else {})
+    assert people(store, second)["1"].excluded == (Reason.RECENTLY_SENT if recent else None)
+    with store.read() as connection:
+        assert connection.execute(select(enrolments)).all() == []
+
+
+def test_the_gap_of_every_run_is_the_plan_s(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    first = new_run(store, "1")
+    resolve(first, sqlite_crm, make_plan(enroll="every_run"))
+    send(store, first, "1", "delivered", wire_at=NOON - 25 * HOUR, accepted_at=NOON - 25 * HOUR)
+    set_run(store, first, state="executing")
+    wide = make_plan(enroll="every_run", min_gap="P2D")
+    assert resolve(new_run(store, "2"), sqlite_crm, wide).excluded == {Reason.RECENTLY_SENT: 1}
+
+
+def test_who_got_the_last_step_of_an_earlier_run_an_hour_ago_may_begin_the_next(
     store: Store, sqlite_crm: Crm, resolve: Resolve
 ) -> None:
     plan = make_plan(enroll="every_run")
-    first = new_run(store, "1", first_accepted_at=NOON - timedelta(days=2))
+    first = new_run(store, "1")
     resolve(first, sqlite_crm, plan)
-    seqs = {contact: row.seq for contact, row in people(store, first).items()}
-    sent = {"1": timedelta(hours=23), "2": timedelta(hours=25), "3": None}
-    with store.write() as connection:
-        for contact, age in sent.items():
-            connection.execute(
-                insert(messages).values(
-                    run_id=first,
-                    step_no=2,
-                    seq=seqs[contact],
-                    channel="sms",
-                    state="excluded",
-                    accepted_at=None if age is None else NOON - age,
-                )
-            )
-    second = new_run(store, "2")
-    assert resolve(second, sqlite_crm, plan).excluded == {Reason.RECENTLY_SENT: 1}
-    assert people(store, second)["1"].excluded == Reason.RECENTLY_SENT
-    assert resolve(second, sqlite_crm, make_plan(enroll="every_run", min_gap="P2D")).excluded == {
-        Reason.RECENTLY_SENT: 2
-    }
-    with store.read() as connection:
-        assert connection.execute(select(enrolments)).all() == []
+    week_ago = NOON - timedelta(days=7)
+    send(store, first, "1", "delivered", wire_at=week_ago, accepted_at=week_ago)
+    send(store, first, "1", "delivered", step_no=2, wire_at=NOON - HOUR, accepted_at=NOON - HOUR)
+    set_run(store, first, state="executing")
+    assert resolve(new_run(store, "2"), sqlite_crm, plan).excluded == {}
+
+
+def test_every_run_leaves_out_whom_a_run_that_is_being_rendered_will_write_to_unless_it_fell_silent(
+    store: Store, sqlite_crm: Crm, resolve: Resolve
+) -> None:
+    plan = make_plan(enroll="every_run")
+    first, second = new_run(store, "1"), new_run(store, "2")
+    resolve(first, sqlite_crm, plan)
+    assert resolve(second, sqlite_crm, plan).excluded == {Reason.RECENTLY_SENT: 5}
+    set_run(store, first, alive_machine=time.time() - SILENCE - 60)
+    assert resolve(second, sqlite_crm, plan).excluded == {}
 
 
 def test_customer_17_is_not_employee_17(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
@@ -493,6 +731,43 @@ def test_a_source_that_breaks_marks_nobody_as_gone(store: Store, crm: Crm, resol
     with pytest.raises(InputError, match=r"onboarding: audience\.source: the database refused the query"):
         refresh(store, run_id, crm)
     assert everything(store) == before
+
+
+def test_a_half_reloaded_source_marks_nobody_as_gone(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    fill(sqlite_crm, 25)
+    run_id = new_run(store)
+    resolve(run_id, sqlite_crm)
+    before = everything(store)
+    sqlite_crm.write("UPDATE customers SET signed_up_at = '2026-01-01' WHERE customer_id <= 6")
+    with pytest.raises(InputError, match=r"lacks 6 of the 25 people .* being reloaded; .* raise COMMPLAN_MAX_LEAVING"):
+        refresh(store, run_id, sqlite_crm)
+    assert everything(store) == before
+    assert refresh(store, run_id, sqlite_crm, max_leaving=0.24).left == 6
+
+
+def test_as_many_as_a_fifth_may_leave_at_a_time_and_again(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    fill(sqlite_crm, 25)
+    run_id = new_run(store)
+    resolve(run_id, sqlite_crm)
+    sqlite_crm.write("UPDATE customers SET signed_up_at = '2026-01-01' WHERE customer_id <= 5")
+    assert refresh(store, run_id, sqlite_crm).left == 5
+    # Four more are a fifth of the twenty who were still there.
+    sqlite_crm.write("UPDATE customers SET signed_up_at = '2026-01-01' WHERE customer_id <= 9")
+    assert refresh(store, run_id, sqlite_crm).left == 4
+    sqlite_crm.write("UPDATE customers SET signed_up_at = '2026-01-01' WHERE customer_id <= 14")
+    with pytest.raises(InputError, match="lacks 5 of the 16 people"):
+        refresh(store, run_id, sqlite_crm)
+
+
+def test_a_few_people_may_all_but_leave(store: Store, sqlite_crm: Crm, resolve: Resolve) -> None:
+    fill(sqlite_crm, 5)
+    run_id = new_run(store)
+    resolve(run_id, sqlite_crm)
+    sqlite_crm.write("UPDATE customers SET signed_up_at = '2026-01-01' WHERE customer_id <= 4")
+    assert refresh(store, run_id, sqlite_crm).left == 4
+    sqlite_crm.write("UPDATE customers SET signed_up_at = '2026-01-01'")
+    with pytest.raises(InputError, match="lacks 1 of the 1 people"):
+        refresh(store, run_id, sqlite_crm)
 
 
 # --- the source -----------------------------------------------------------------------------------------------------

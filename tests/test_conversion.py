@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, insert, select, text
+from sqlalchemy import Engine, create_engine, event, insert, select, text
 from sqlalchemy.engine import make_url
 
 from commplan import conversion
@@ -155,6 +155,27 @@ def test_what_the_database_takes_back_is_taken_back(store: Store, run_id: RunId,
     assert gather(store, run_id, crm) == {"activated": 1}
     assert kept(store, run_id) == [("activated", 1, datetime(2026, 12, 5, 16, 0, tzinfo=UTC))]
     assert [seq for _, seq, _ in kept(store, other)] == [1]
+
+
+def test_an_older_gathering_that_ends_last_takes_nothing_back(store: Store, run_id: RunId, crm: Path) -> None:
+    change(crm, "PRAGMA journal_mode=WAL")
+    newer: list[dict[str, int]] = []
+
+    def meanwhile(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT s.* FROM") and not newer:
+            newer.append({})
+            change(crm, "UPDATE customers SET activated_at = '2026-12-06' WHERE customer_id = 2")
+            newer[0] = gather(store, run_id, crm)
+
+    event.listen(Engine, "after_cursor_execute", meanwhile)
+    try:
+        gather(store, run_id, crm)
+    finally:
+        event.remove(Engine, "after_cursor_execute", meanwhile)
+    assert newer == [{"activated": 3}]
+    assert [seq for _, seq, _ in kept(store, run_id)] == [1, 2, 3]
+    change(crm, "UPDATE customers SET activated_at = NULL WHERE customer_id = 2")
+    assert gather(store, run_id, crm) == {"activated": 2}
 
 
 def test_one_person_may_convert_at_several_times_and_twice_at_one_is_once(

@@ -7,39 +7,71 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    false,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
+from commplan.audience.planning import Planning, give_up_silent
 from commplan.ids import RunId
 from commplan.plan import Plan
 from commplan.store import Store
-from commplan.store.tables import enrolments, messages, recipients, runs
-from commplan.terms import Reason
+from commplan.store.tables import attempts, enrolments, messages, recipients, runs
+from commplan.terms import MessageState, Reason, RunState
 
 #: Recipients looked at in one transaction.
 CHUNK = 20_000
+#: The numbers a step can have, listed so that both databases find messages by their index.
+_STEPS = range(1, 51)
+#: In one of these a run may still send what it has queued.
+_UNDER_WAY = (RunState.READY, RunState.EXECUTING, RunState.HELD)
+_OVER = (RunState.FINISHED, RunState.CANCELLED)
+#: Whether a message in one of these arrives is not known.
+_PERHAPS = (MessageState.SENDING, MessageState.UNKNOWN)
 
 
-def enrol(store: Store, *, run_id: RunId, plan: Plan, people: int, now: datetime) -> None:
+def enrol(store: Store, *, planning: Planning, plan: Plan, people: int, now: datetime) -> None:
     """Reserve a place in the plan for each of the run's recipients 1 to `people`, and exclude those who get none.
 
-    `once`, or once in a duration: a place that another run holds makes `already_enrolled`; one kept longer ago than
-    the duration is taken over. `every_run`: a message of the same plan accepted less than `min_gap` ago makes
-    `recently_sent`. Short transactions of its own; doing it again changes nothing.
+    `once`, or once in a duration: a place that another run holds makes `already_enrolled`. Taken over are places kept
+    longer ago than the duration; places a run only reserved and can no longer use, because it is over or because its
+    planning was abandoned; and, after the duration, those of a run that ended without knowing whether it wrote.
+
+    `every_run`: another run's first step makes `recently_sent` if it was accepted, or perhaps sent, less than
+    `min_gap` ago, or will still be sent. Only the first step counts: every later one follows it at the plan's own
+    pace, so the distance of two runs' first steps is that of all the others, and who got an earlier run's last step
+    an hour ago may begin anew.
+
+    Short transactions of its own, in each of which the planning must still be this process's; doing it again changes
+    nothing.
     """
     enroll = plan.audience.enroll
+    with store.write() as connection:
+        planning.hold(connection)
+        give_up_silent(connection, plan=plan.plan, but=planning.run_id)
     for first in range(1, people + 1, CHUNK):
         here = and_(
-            recipients.c.run_id == run_id,
+            recipients.c.run_id == planning.run_id,
             recipients.c.seq.between(first, first + CHUNK - 1),
             recipients.c.excluded.is_(None),
         )
         with store.write() as connection:
+            planning.hold(connection)
             if enroll == "every_run":
-                _exclude_recent(connection, run_id, plan, here, now=now)
+                _exclude_recent(connection, planning.run_id, plan, here, now=now)
             else:
                 since = now - enroll if isinstance(enroll, timedelta) else None
-                _reserve(connection, run_id, plan, here, now=now, since=since)
+                _reserve(connection, planning.run_id, plan, here, now=now, since=since)
 
 
 def release(connection: Connection, run_id: RunId) -> None:
@@ -63,15 +95,11 @@ def _reserve(
         select(
             literal(plan.plan), recipients.c.people, recipients.c.contact_id, literal(run_id), literal("reserved"), at
         ).where(here),
+    ).on_conflict_do_update(
+        index_elements=[enrolments.c.plan, enrolments.c.people, enrolments.c.contact_id],
+        set_={"run_id": run_id, "state": "reserved", "at": now},
+        where=and_(enrolments.c.run_id != run_id, _is_free(plan, since)),
     )
-    if since is None:
-        reserved = reserved.on_conflict_do_nothing()
-    else:
-        reserved = reserved.on_conflict_do_update(
-            index_elements=[enrolments.c.plan, enrolments.c.people, enrolments.c.contact_id],
-            set_={"run_id": run_id, "state": "reserved", "at": now},
-            where=and_(enrolments.c.state == "kept", enrolments.c.at <= since, enrolments.c.run_id != run_id),
-        )
     connection.execute(reserved)
     ours = (
         select(enrolments.c.run_id)
@@ -86,33 +114,74 @@ def _reserve(
     connection.execute(update(recipients).where(here, ~ours.exists()).values(excluded=Reason.ALREADY_ENROLLED))
 
 
+def _is_free(plan: Plan, since: datetime | None) -> ColumnElement[bool]:
+    """Return the condition that a place which another run holds may be taken over."""
+
+    def of_plan(state: ColumnElement[bool]) -> Select[tuple[int]]:
+        return select(runs.c.run_id).where(runs.c.plan == plan.plan, state)
+
+    over = of_plan(runs.c.state.in_(_OVER))
+    abandoned = of_plan(and_(runs.c.state == RunState.FROZEN, runs.c.planner.is_(None)))
+    perhaps_written_to = (
+        select(recipients.c.run_id, recipients.c.contact_id)
+        .join(messages, and_(messages.c.run_id == recipients.c.run_id, messages.c.seq == recipients.c.seq))
+        .where(messages.c.run_id.in_(over), messages.c.step_no.in_(_STEPS), messages.c.state.in_(_PERHAPS))
+    )
+    holder = tuple_(enrolments.c.run_id, enrolments.c.contact_id)
+    reserved = enrolments.c.state == "reserved"
+    long_ago = false() if since is None else enrolments.c.at <= since
+    return or_(
+        and_(enrolments.c.state == "kept", long_ago),
+        and_(reserved, enrolments.c.run_id.in_(over), or_(long_ago, holder.not_in(perhaps_written_to))),
+        and_(reserved, enrolments.c.run_id.in_(abandoned)),
+    )
+
+
 def _exclude_recent(
     connection: Connection, run_id: RunId, plan: Plan, here: ColumnElement[bool], *, now: datetime
 ) -> None:
     since = now - plan.audience.min_gap
-    last_step = select(func.max(messages.c.step_no)).where(messages.c.run_id == runs.c.run_id).scalar_subquery()
     others = connection.execute(
-        select(runs.c.run_id, last_step.label("steps")).where(
+        select(runs.c.run_id, runs.c.state).where(
             runs.c.plan == plan.plan,
             runs.c.people == plan.audience.people,
             runs.c.run_id != run_id,
-            runs.c.first_accepted_at.is_not(None),
-            or_(runs.c.finished_at.is_(None), runs.c.finished_at > since),
+            or_(
+                runs.c.state.in_(_UNDER_WAY),
+                and_(runs.c.state.in_(_OVER), runs.c.finished_at > since),
+                and_(runs.c.state == RunState.FROZEN, runs.c.audience_size.is_not(None)),
+            ),
         )
     ).all()
     earlier = recipients.alias("earlier")
     for other in others:
-        # The steps are listed so that both databases find a person's messages by primary key.
-        recent = (
-            select(messages.c.seq)
-            .join(earlier, and_(earlier.c.run_id == messages.c.run_id, earlier.c.seq == messages.c.seq))
-            .where(
-                earlier.c.run_id == other.run_id,
-                earlier.c.contact_id == recipients.c.contact_id,
-                messages.c.run_id == other.run_id,
-                messages.c.step_no.in_(range(1, (other.steps or 0) + 1)),
-                messages.c.accepted_at > since,
+        same_person = and_(earlier.c.run_id == other.run_id, earlier.c.contact_id == recipients.c.contact_id)
+        if other.state == RunState.FROZEN:
+            recent = select(earlier.c.seq).where(same_person, earlier.c.excluded.is_(None))
+        else:
+            recent = (
+                select(messages.c.seq)
+                .join(earlier, and_(earlier.c.run_id == messages.c.run_id, earlier.c.seq == messages.c.seq))
+                .outerjoin(attempts, attempts.c.attempt_id == messages.c.attempt_id)
+                .where(
+                    same_person,
+                    messages.c.run_id == other.run_id,
+                    messages.c.step_no == 1,
+                    or_(
+                        messages.c.accepted_at > since,
+                        and_(messages.c.state.in_(_PERHAPS), attempts.c.wire_at > since),
+                        _will_be_sent(now) if other.state in _UNDER_WAY else false(),
+                    ),
+                )
             )
-            .correlate(recipients)
+        connection.execute(
+            update(recipients).where(here, recent.correlate(recipients).exists()).values(excluded=Reason.RECENTLY_SENT)
         )
-        connection.execute(update(recipients).where(here, recent.exists()).values(excluded=Reason.RECENTLY_SENT))
+
+
+def _will_be_sent(now: datetime) -> ColumnElement[bool]:
+    """Return the condition that a message waits to be sent and is not too late already."""
+    return and_(
+        messages.c.state.in_((MessageState.NOT_DUE, MessageState.QUEUED, MessageState.CLAIMED)),
+        or_(messages.c.not_after.is_(None), messages.c.not_after >= now),
+    )

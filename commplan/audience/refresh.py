@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, and_, bindparam, func, select, update
 
 from commplan.audience.person import Person
 from commplan.audience.snapshot import known, open_source, read
@@ -33,6 +33,8 @@ FIELDS = (
     "email_consent",
     "sms_consent",
 )
+#: Fewer people than this may always leave at once.
+FEW = 5
 _SWEEP = 20_000
 
 
@@ -55,12 +57,15 @@ def refresh(
     source_url: str,
     default_region: str,
     now: datetime,
+    max_leaving: float = 0.2,
 ) -> Refreshed:
     """Run the audience's query again, with the `since` of the snapshot, and bring the run's recipients up to date.
 
     Who is gone gets `left_at` = `now`, who is back loses it, who has another address, number or consent gets the new
     one (also a bad one: then the reason is set and the address is None). Short transactions of its own; if the source
-    cannot be read to its end, or returns nobody at all, an InputError is raised and nobody is marked as gone.
+    cannot be read to its end, or lacks more than the share `max_leaving` of those who were still there (and at least
+    `FEW`), an InputError is raised and nobody is marked as gone: a database that is being reloaded looks like that,
+    and a message that is cancelled because somebody left is cancelled for good.
     """
     with store.read() as connection:
         last = connection.execute(
@@ -90,10 +95,7 @@ def refresh(
             if changes:
                 with store.write() as connection:
                     _apply(connection, run_id, changes)
-    if last and not any(here):
-        raise InputError.one(
-            "audience.source", "the query returned nobody of the run", "see whether the database is being reloaded"
-        )
+    _refuse_exodus(store, plan, run_id, here, max_leaving=max_leaving)
     left, returned = _mark(store, run_id, here, now=now)
     return Refreshed(present=sum(here), left=left, returned=returned, changed=changed)
 
@@ -112,6 +114,22 @@ def _apply(connection: Connection, run_id: RunId, changes: Sequence[Mapping[str,
         .values({field: bindparam(field) for field in FIELDS}),
         list(changes),
     )
+
+
+def _refuse_exodus(store: Store, plan: Plan, run_id: RunId, here: bytearray, *, max_leaving: float) -> None:
+    of_run = and_(recipients.c.run_id == run_id, recipients.c.left_at.is_(None))
+    there = missing = 0
+    with store.read() as connection:
+        for row in connection.execution_options(yield_per=_SWEEP).execute(select(recipients.c.seq).where(of_run)):
+            there += 1
+            missing += not here[row.seq]
+    nobody = there > 0 and not any(here)
+    if nobody or (missing >= FEW and missing > max_leaving * there):
+        raise InputError.one(
+            f"{plan.plan}: audience.source",
+            f"the query lacks {missing:,} of the {there:,} people of this run who were still there",
+            "see whether the database is being reloaded; if they have really left, raise COMMPLAN_MAX_LEAVING",
+        )
 
 
 def _mark(store: Store, run_id: RunId, here: bytearray, *, now: datetime) -> tuple[int, int]:

@@ -22,12 +22,13 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 from commplan import segment
 from commplan.audience.enrolment import enrol, release
 from commplan.audience.person import Person, Reader
+from commplan.audience.planning import Planning, lost
 from commplan.audience.source import Source
 from commplan.errors import InputError, RunError
 from commplan.ids import RunId
 from commplan.plan import Audience, Plan
 from commplan.store import Store
-from commplan.store.tables import messages, recipients
+from commplan.store.tables import recipients
 from commplan.terms import Channel, Reason
 
 #: Recipients removed in one transaction.
@@ -142,12 +143,18 @@ def resolve(
     Writes in short transactions, memory stays flat, and `progress` is told the rows read so far. What an earlier
     attempt of the same run left is removed first; after an error nothing of this one stays. Rows that are nobody, and
     people who can be reached on no channel, are listed in ``rejects/<run key>.csv`` under `home` (mode 0600; ids and
-    reasons, no addresses). Raises InputError for a query, a segment or a source that cannot be used, RunError when
-    the run already has messages.
+    reasons, no addresses). Raises InputError for a query, a segment or a source that cannot be used.
+
+    One process at a time resolves the audiences of one plan; whoever begins takes over from one that is stalled.
+    RunError, with nothing more written and nothing of the other's removed, for who was taken over from; and when the
+    run already has messages.
     """
-    clear(store, run_id)
+    with store.write() as connection:
+        planning = Planning.begin(connection, run_id)
+        release(connection, run_id)
     tally = _Tally(run_id, plan)
     try:
+        _clear(store, planning)
         with (
             open_source(plan, source_url) as source,
             closing(read(store, source, plan, since=since, default_region=default_region)) as chunks,
@@ -155,34 +162,43 @@ def resolve(
         ):
             for reader, chunk in chunks:
                 with store.write() as connection:
+                    planning.hold(connection)
                     rows = tally.recipients(connection, reader, chunk, reject)
                     if rows:
                         connection.execute(insert(recipients), rows)
                 if progress is not None:
                     progress(tally.returned)
-        enrol(store, run_id=run_id, plan=plan, people=tally.audience, now=now)
-    except BaseException:
-        clear(store, run_id)
+        enrol(store, planning=planning, plan=plan, people=tally.audience, now=now)
+        with store.write() as connection:
+            planning.complete(connection, tally.audience)
+    except BaseException as error:
+        if not _undo(store, planning) and isinstance(error, InputError):
+            # Whoever hears of an unusable audience discards the run, and it is another process's now.
+            raise lost() from None
         raise
     return tally.resolution(store)
 
 
-def clear(store: Store, run_id: RunId) -> None:
-    """Remove a run's snapshot and its reservations; RunError when messages were made from it already."""
-    with store.write() as connection:
-        if connection.execute(select(messages.c.seq).where(messages.c.run_id == run_id).limit(1)).first():
-            raise RunError("this run has its messages already; its audience is frozen and cannot be resolved again")
-        release(connection, run_id)
-        last = connection.execute(
-            select(func.max(recipients.c.seq)).where(recipients.c.run_id == run_id)
-        ).scalar_one_or_none()
+def _undo(store: Store, planning: Planning) -> bool:
+    """Remove what this planning has written; False, and nothing removed, if another process has taken over."""
+    try:
+        with store.write() as connection:
+            planning.hold(connection)
+            release(connection, planning.run_id)
+        _clear(store, planning)
+    except RunError:
+        return False
+    return True
+
+
+def _clear(store: Store, planning: Planning) -> None:
+    of_run = recipients.c.run_id == planning.run_id
+    with store.read() as connection:
+        last = connection.execute(select(func.max(recipients.c.seq)).where(of_run)).scalar_one_or_none()
     for first in range(1, (last or 0) + 1, _SWEEP):
         with store.write() as connection:
-            connection.execute(
-                delete(recipients).where(
-                    recipients.c.run_id == run_id, recipients.c.seq.between(first, first + _SWEEP - 1)
-                )
-            )
+            planning.hold(connection)
+            connection.execute(delete(recipients).where(of_run, recipients.c.seq.between(first, first + _SWEEP - 1)))
 
 
 def known(connection: Connection, run_id: RunId, contact_ids: Sequence[str], *columns: Any) -> Sequence[Any]:

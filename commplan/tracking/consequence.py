@@ -11,14 +11,15 @@ from datetime import timedelta
 
 from sqlalchemy import BigInteger, Connection, Integer, insert, select
 
-from commplan.consent import SCOPE_ALL, SCOPE_MARKETING, lift, suppress
+from commplan.consent import SCOPE_ALL, SCOPE_MARKETING, Contact
 from commplan.ids import AddressKey, MessageRef, RunId
 from commplan.ledger.facts import Fact
 from commplan.ledger.run import plan_of
 from commplan.plan import Plan
 from commplan.store import Store
 from commplan.store.given import given
-from commplan.store.tables import messages, replies
+from commplan.store.tables import messages, recipients, replies
+from commplan.suppression import lift, spoke_from, suppress
 from commplan.terms import Channel, Purpose, Reason, ReceiptKind
 
 #: What makes an address unusable for everybody: the kind of receipt, and its code where not every code does.
@@ -43,6 +44,7 @@ _RETRIES_END = timedelta(seconds=15)
 class _Addressee:
     channel: Channel
     address_key: AddressKey
+    contact: Contact
 
 
 def opt_out_scope(plan: Plan) -> str:
@@ -56,7 +58,7 @@ def follow(store: Store, connection: Connection, new: Sequence[Fact]) -> None:
     addressees = _addressees(connection, {fact.ref for fact in about if fact.ref is not None})
     for fact in new:
         if fact.receipt.text is not None:
-            _follow_inbound(store, connection, fact)
+            _follow_inbound(store, connection, fact, addressees.get(fact.ref))
         elif fact.ref in addressees:
             _follow_receipt(connection, fact, fact.ref, addressees[fact.ref])
 
@@ -87,14 +89,26 @@ def _addressees(connection: Connection, refs: Iterable[MessageRef]) -> dict[Mess
         [(ref.run_id, ref.step_no, ref.seq) for ref in wanted],
     )
     found = connection.execute(
-        select(messages.c.run_id, messages.c.step_no, messages.c.seq, messages.c.channel, messages.c.address_key).where(
+        select(
+            messages.c.run_id,
+            messages.c.step_no,
+            messages.c.seq,
+            messages.c.channel,
+            messages.c.address_key,
+            recipients.c.people,
+            recipients.c.contact_id,
+        )
+        .join(recipients, (recipients.c.run_id == messages.c.run_id) & (recipients.c.seq == messages.c.seq))
+        .where(
             *(messages.c[name] == rows.c[name] for name in rows.c.keys()),  # noqa: SIM118 (a column collection)
             messages.c.address_key.is_not(None),
         )
     )
     return {
         MessageRef(RunId(row.run_id), row.step_no, row.seq): _Addressee(
-            channel=Channel(row.channel), address_key=AddressKey(row.address_key)
+            channel=Channel(row.channel),
+            address_key=AddressKey(row.address_key),
+            contact=Contact(people=row.people, contact_id=row.contact_id),
         )
         for row in found
     }
@@ -103,22 +117,33 @@ def _addressees(connection: Connection, refs: Iterable[MessageRef]) -> dict[Mess
 def _follow_receipt(connection: Connection, fact: Fact, ref: MessageRef | None, addressee: _Addressee) -> None:
     if ref is None or not _touches_suppression(fact):
         return
-    reason, scope, act = _reason(fact), SCOPE_ALL, suppress
-    if reason is None:
-        reason, scope = Reason.UNSUBSCRIBED, opt_out_scope(plan_of(connection, ref.run_id))
-        act = lift if fact.receipt.kind is ReceiptKind.OPTED_IN else suppress
-    act(
-        connection,
-        channel=addressee.channel,
-        address_key=addressee.address_key,
-        scope=scope,
-        reason=reason,
-        source=f"receipt {fact.receipt.key}",
-        at=fact.at,
-    )
+    reason, source = _reason(fact), f"receipt {fact.receipt.key}"
+    scope = SCOPE_ALL if reason is not None else opt_out_scope(plan_of(connection, ref.run_id))
+    if fact.receipt.kind is ReceiptKind.OPTED_IN:
+        lift(
+            connection,
+            channel=addressee.channel,
+            address_key=addressee.address_key,
+            contacts=[addressee.contact],
+            scope=scope,
+            reason=Reason.UNSUBSCRIBED,
+            source=source,
+            at=fact.at,
+        )
+    else:
+        suppress(
+            connection,
+            channel=addressee.channel,
+            address_key=addressee.address_key,
+            contact=addressee.contact,
+            scope=scope,
+            reason=reason or Reason.UNSUBSCRIBED,
+            source=source,
+            at=fact.at,
+        )
 
 
-def _follow_inbound(store: Store, connection: Connection, fact: Fact) -> None:
+def _follow_inbound(store: Store, connection: Connection, fact: Fact, addressee: _Addressee | None) -> None:
     receipt, ref = fact.receipt, fact.ref
     if receipt.kind is ReceiptKind.REPLIED:
         connection.execute(
@@ -133,14 +158,29 @@ def _follow_inbound(store: Store, connection: Connection, fact: Fact) -> None:
             )
         )
     elif receipt.address and receipt.kind in (ReceiptKind.OPTED_OUT, ReceiptKind.OPTED_IN):
-        starts = receipt.kind is ReceiptKind.OPTED_IN
-        act = lift if starts else suppress
-        act(
-            connection,
-            channel=Channel.SMS,
-            address_key=store.keyring.address_key(Channel.SMS, receipt.address),
-            scope=SCOPE_ALL,
-            reason=Reason.STOP,
-            source=f"receipt {receipt.key}",
-            at=fact.at - _RETRIES_END * store.clock.factor if starts else fact.at,
-        )
+        key = store.keyring.address_key(Channel.SMS, receipt.address)
+        contact, source = None if addressee is None else addressee.contact, f"receipt {receipt.key}"
+        if receipt.kind is ReceiptKind.OPTED_OUT:
+            suppress(
+                connection,
+                channel=Channel.SMS,
+                address_key=key,
+                contact=contact,
+                scope=SCOPE_ALL,
+                reason=Reason.STOP,
+                source=source,
+                at=fact.at,
+            )
+        else:
+            # A number speaks for everybody who has it: for the person of its newest message, and whoever stopped here.
+            stopped = spoke_from(connection, channel=Channel.SMS, address_key=key, reason=Reason.STOP)
+            lift(
+                connection,
+                channel=Channel.SMS,
+                address_key=key,
+                contacts=stopped if contact is None else stopped | {contact},
+                scope=SCOPE_ALL,
+                reason=Reason.STOP,
+                source=source,
+                at=fact.at - _RETRIES_END * store.clock.factor,
+            )

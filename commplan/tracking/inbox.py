@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Connection, Integer, func, insert, select, text, update
+from sqlalchemy import BigInteger, Connection, Integer, and_, func, insert, or_, select, text, update
 
 from commplan.errors import UnreadableError
 from commplan.ids import TokenPurpose
@@ -23,6 +23,7 @@ from commplan.receipts.base import Parsed, Receipt
 from commplan.store import Store
 from commplan.store.given import given
 from commplan.store.tables import inbox
+from commplan.store.types import machine_now
 from commplan.tracking.consequence import follow
 from commplan.tracking.placing import place_inbound, place_late_bounce, suppress_foreign
 
@@ -32,6 +33,8 @@ _LOG = logging.getLogger("commplan.tracking")
 _CHUNK = 512 * 1024
 #: Whoever applies receipts on PostgreSQL takes this lock first, so that two never wait for each other's rows.
 _TURN = 0x636F6D6D706C616E
+#: Machine seconds until a post that could not be applied is tried again: the first time, and at most.
+_FIRST_RETRY, _LAST_RETRY = 10.0, 600.0
 
 
 class PostKind(StrEnum):
@@ -95,18 +98,27 @@ def apply_inbox(store: Store, *, limit: int = 500) -> Applied:
 
     A post's effects and its mark as applied are one transaction, so that a process killed at any moment loses
     nothing and does nothing twice. Several processes may call this at once; each post is applied by one of them.
-    A post that cannot be applied (the plan of its run is no longer readable, say) waits, and holds up no other.
+    A post that cannot be applied (the plan of its run is no longer readable, say) holds up no other, however many
+    such posts there are: it is set aside, and tried again after `_FIRST_RETRY`, then ever more seldom.
     """
-    total = Applied()
-    with store.read() as connection:
-        sizes = connection.execute(
-            select(inbox.c.inbox_id, func.length(inbox.c.body))
-            .where(inbox.c.applied_at.is_(None))
-            .order_by(inbox.c.inbox_id)
-            .limit(limit)
-        ).all()
-    for ids in _chunks([(row[0], row[1]) for row in sizes]):
-        total += _apply(store, ids)
+    total, last = Applied(), 0
+    while total.posts < limit:
+        with store.read() as connection:
+            sizes = connection.execute(
+                select(inbox.c.inbox_id, func.length(inbox.c.body))
+                .where(
+                    inbox.c.applied_at.is_(None),
+                    or_(inbox.c.retry_machine.is_(None), inbox.c.retry_machine <= machine_now()),
+                    inbox.c.inbox_id > last,
+                )
+                .order_by(inbox.c.inbox_id)
+                .limit(limit - total.posts)
+            ).all()
+        if not sizes:
+            break
+        last = sizes[-1][0]
+        for ids in _chunks([(row[0], row[1]) for row in sizes]):
+            total += _apply(store, ids)
     if total.posts:
         _LOG.info(
             "applied posts of providers", extra={name: getattr(total, name) for name in total.__dataclass_fields__}
@@ -143,7 +155,20 @@ def _apply(store: Store, ids: Sequence[int]) -> Applied:
         if len(posts) > 1:
             return sum((_apply(store, [inbox_id]) for inbox_id in ids), Applied())
         _LOG.error("cannot apply a post; it waits", extra={"inbox_id": ids[0], "kind": type(error).__name__})
+        _set_aside(store, ids[0])
         return Applied()
+
+
+def _set_aside(store: Store, inbox_id: int) -> None:
+    """Let a post wait that cannot be applied, twice as long as the last time, up to `_LAST_RETRY`."""
+    with store.write() as connection:
+        here = and_(inbox.c.inbox_id == inbox_id, inbox.c.applied_at.is_(None))
+        failures = connection.execute(
+            update(inbox).where(here).values(failures=inbox.c.failures + 1).returning(inbox.c.failures)
+        ).scalar_one_or_none()
+        if failures is not None:
+            pause = min(_LAST_RETRY, _FIRST_RETRY * 2.0 ** min(failures - 1, 20))
+            connection.execute(update(inbox).where(here).values(retry_machine=machine_now() + pause))
 
 
 def _apply_together(store: Store, posts: Sequence[_Post]) -> Applied:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.audience.address import read_phone
-from commplan.consent import SCOPE_ALL, active, lift, suppress
+from commplan.consent import SCOPE_ALL, Contact
 from commplan.ids import AddressKey, MessageRef, TokenPurpose
 from commplan.ledger import facts as ledger
 from commplan.ledger.facts import Fact
@@ -20,6 +20,7 @@ from commplan.plan import Plan, Step
 from commplan.receipts.base import Receipt, clean, natural_key
 from commplan.store import Store
 from commplan.store.tables import answers, messages, recipients
+from commplan.suppression import active, lift, suppress
 from commplan.terms import Channel, Reason, ReceiptKind
 from commplan.tracking.consequence import opt_out_scope
 from commplan.tracking.inbox import take_turn
@@ -38,6 +39,7 @@ class Visit:
     ref: MessageRef
     channel: Channel
     address_key: AddressKey
+    contact: Contact
     locale: str
     plan: Plan
     step: Step
@@ -67,7 +69,13 @@ def _find(store: Store, connection: Connection, purpose: TokenPurpose, token: st
     if ref is None:
         return None
     row = connection.execute(
-        select(messages.c.channel, messages.c.address_key, recipients.c.locale)
+        select(
+            messages.c.channel,
+            messages.c.address_key,
+            recipients.c.locale,
+            recipients.c.people,
+            recipients.c.contact_id,
+        )
         .join(recipients, (recipients.c.run_id == messages.c.run_id) & (recipients.c.seq == messages.c.seq))
         .where(
             messages.c.run_id == ref.run_id,
@@ -83,6 +91,7 @@ def _find(store: Store, connection: Connection, purpose: TokenPurpose, token: st
         ref=ref,
         channel=Channel(row.channel),
         address_key=AddressKey(row.address_key),
+        contact=Contact(people=row.people, contact_id=row.contact_id),
         locale=row.locale or plan.locale,
         plan=plan,
         step=plan.sequence[ref.step_no - 1],
@@ -90,14 +99,14 @@ def _find(store: Store, connection: Connection, purpose: TokenPurpose, token: st
 
 
 def is_opted_out(store: Store, visit: Visit) -> bool:
-    """Tell whether the visitor's address has opted out of what the visit is about."""
+    """Tell whether the visitor, or somebody at their address, has opted out of what the visit is about."""
     with store.read() as connection:
-        known = active(connection, channel=visit.channel, address_key=visit.address_key)
+        known = active(connection, channel=visit.channel, address_key=visit.address_key, contact=visit.contact)
     return any(entry.reason is Reason.UNSUBSCRIBED and entry.scope in (visit.scope, SCOPE_ALL) for entry in known)
 
 
 def unsubscribe(store: Store, token: str) -> Visit | None:
-    """Opt the address of a link out of its plan's topic, or of marketing; None if the token is not one of ours.
+    """Opt a link's person, and their address, out of its plan's topic, or of marketing; None for a foreign token.
 
     Own transaction; doing it again changes nothing.
     """
@@ -108,6 +117,7 @@ def unsubscribe(store: Store, token: str) -> Visit | None:
             connection,
             channel=visit.channel,
             address_key=visit.address_key,
+            contact=visit.contact,
             scope=visit.scope,
             reason=Reason.UNSUBSCRIBED,
             source="unsubscribe page",
@@ -118,7 +128,7 @@ def unsubscribe(store: Store, token: str) -> Visit | None:
 
 
 def resubscribe(store: Store, token: str) -> Visit | None:
-    """Take back an opt-out of this address, whichever link it came through; None if the token is not one of ours.
+    """Take back a person's opt-out and their address's, whichever link it came through; None for a foreign token.
 
     Only what a person chose is taken back: a bounce, a spam report or a STOP stays. Own transaction.
     """
@@ -132,6 +142,7 @@ def resubscribe(store: Store, token: str) -> Visit | None:
                 connection,
                 channel=visit.channel,
                 address_key=visit.address_key,
+                contacts=[visit.contact],
                 scope=scope,
                 reason=Reason.UNSUBSCRIBED,
                 source="unsubscribe page",
@@ -168,6 +179,7 @@ def unsubscribe_address(store: Store, address: str, *, default_region: str) -> b
             connection,
             channel=channel,
             address_key=key,
+            contact=None,
             scope=SCOPE_ALL,
             reason=Reason.UNSUBSCRIBED,
             source="unsubscribe page, address typed in",

@@ -12,12 +12,13 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, select
 
 from commplan.audience.address import read_email
-from commplan.consent import SCOPE_ALL, suppress
+from commplan.consent import SCOPE_ALL
 from commplan.ids import AddressKey, MessageRef, RunId
 from commplan.ledger.facts import Fact
 from commplan.receipts.base import Receipt
 from commplan.store import Store
 from commplan.store.tables import attempts, messages
+from commplan.suppression import suppress
 from commplan.terms import Channel, MessageState, Reason, ReceiptKind
 from commplan.tracking.consequence import DEAD_ADDRESS
 
@@ -113,6 +114,7 @@ def suppress_foreign(store: Store, connection: Connection, receipt: Receipt, rec
             connection,
             channel=Channel.EMAIL,
             address_key=key,
+            contact=None,
             scope=SCOPE_ALL,
             reason=reason,
             source="another system's event",

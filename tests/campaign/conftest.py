@@ -104,6 +104,9 @@ PAIR = LETTER.replace(
     "evaluation:", "  - {step: nudge, channel: sms, content: nudge, wait: P1D, not_after: P2D}\nevaluation:"
 )
 
+#: A text right after the email.
+BOTH = PAIR.replace("wait: P1D", "wait: PT0S")
+
 #: One text.
 TEXT = LETTER.replace("channel: email, content: welcome", "channel: sms, content: nudge")
 
@@ -217,6 +220,11 @@ class Rehearsal:
             for shard in running.shards(step_no):
                 tally += running.dispatch(step_no, shard)
         return tally
+
+    def send_until_quiet(self, running: Campaign) -> None:
+        """Send until nothing is due at this moment, whoever has been at it before."""
+        while (due := running.next_due()) is not None and due.at <= self.clock.now():
+            self.send_due(running)
 
     def carry(self, running: Campaign) -> Campaign:
         """Do what the flow does, except that it waits for everything people did so far to be known before it asks."""

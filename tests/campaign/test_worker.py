@@ -22,11 +22,9 @@ from commplan.campaign import Campaign
 from commplan.dispatch import Tally
 from commplan.ledger import close
 from commplan.store.tables import batches
-from tests.campaign.conftest import LETTER, PAIR, TEXT, Rehearsal, crowd, until
+from tests.campaign.conftest import BOTH, LETTER, PAIR, TEXT, Rehearsal, crowd, until
 
 ROOT = Path(campaign.__file__).parent.parent
-#: A text right after the email.
-BOTH = PAIR.replace("wait: P1D", "wait: PT0S")
 #: Texts that one worker has on the wire at once, and emails in one request.
 TOGETHER, BATCH = 8, 5
 
@@ -148,14 +146,12 @@ def test_a_sender_that_is_killed_at_any_moment_loses_nothing_and_repeats_nothing
         assert campaign.prove(here.store, here.settings, running.run.run_key, witness=False).difference == 0
         require_nobody_twice(here)
     assert killed > 3, "no sender was killed at work: the moments are badly chosen"
-    while running.next_due() is not None:
-        here.send_due(running)
+    here.send_until_quiet(running)
     states = [row.state for row in here.rows().values()]
     assert set(states) <= {"accepted", "unknown", "not_due"}
     # Evidence settles what is in doubt, and then the rest follows.
     here.deliver_all()
-    while running.next_due() is not None:
-        here.send_due(running)
+    here.send_until_quiet(running)
     here.deliver_all()
     require_nobody_twice(here)
     here.require_balance(running)
@@ -199,8 +195,7 @@ def test_a_run_whose_first_step_was_killed_goes_on_without_waiting_for_the_next_
     os.kill(child, signal.SIGKILL)
     senders.wait()
     again = here.start(PAIR)
-    while (due := again.next_due()) is not None and due.at <= here.clock.now():
-        here.send_due(again)
+    here.send_until_quiet(again)
     states = {row.state for ref, row in here.rows().items() if ref.step_no == 1}
     assert states <= {"accepted", "unknown"}
     require_nobody_twice(here)

@@ -182,7 +182,7 @@ class World:
             return [tuple(row) for row in connection.execute(select(messages).order_by(*messages.primary_key))]
 
     def suppressed(self) -> set[tuple[str, str, str, str]]:
-        """Return (channel, address key, scope, reason) of what is in force."""
+        """Return (channel, address key, scope, reason) of what is in force about addresses."""
         with self.store.read() as connection:
             return {
                 tuple(row)
@@ -192,7 +192,17 @@ class World:
                         suppressions.c.address_key,
                         suppressions.c.scope,
                         suppressions.c.reason,
-                    ).where(suppressions.c.lifted_at.is_(None))
+                    ).where(suppressions.c.lifted_at.is_(None), suppressions.c.people.is_(None))
+                )
+            }
+
+    def people_suppressed(self) -> set[tuple[str, int, str, str]]:
+        """Return (channel, person, scope, reason) of what is in force about people."""
+        with self.store.read() as connection:
+            return {
+                (row.channel, int(row.contact_id.removeprefix("c")), row.scope, row.reason)
+                for row in connection.execute(
+                    select(suppressions).where(suppressions.c.lifted_at.is_(None), suppressions.c.people == "customers")
                 )
             }
 

@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 
 import pytest
 from jinja2 import Environment, FileSystemLoader
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from commplan.clock import Clock
 from commplan.ids import TokenPurpose
 from commplan.settings import Settings
-from commplan.store.tables import answers, receipts, suppressions
+from commplan.store.tables import answers, messages, receipts, suppressions
 from commplan.web.pages import language_of, localized
 
 ONE_CLICK = "List-Unsubscribe=One-Click"
@@ -86,6 +86,7 @@ def test_a_mail_program_unsubscribes_in_one_click(client, sent, files) -> None:
     assert answer.status_code == 200
     assert not answer.history
     assert sent.suppressed() == {sent.email_suppressed(2, "getting-started", "unsubscribed")}
+    assert sent.people_suppressed() == {("email", 2, "getting-started", "unsubscribed")}
     assert sent.row(2).opted_out_at == sent.store.clock.now()
     assert sent.row(1).opted_out_at is None
 
@@ -123,12 +124,29 @@ def test_an_opt_out_can_be_taken_back_and_given_again(client, sent) -> None:
     assert "You are unsubscribed" in client.get(link).text
     later(sent, minutes=1)
     assert "subscribed again" in client.post(link, data={"do": "resubscribe"}).text
-    assert sent.suppressed() == set()
+    assert sent.suppressed() == sent.people_suppressed() == set()
     assert sent.row().opted_out_at is None
     later(sent, minutes=1)
     client.post(link, data={"do": "unsubscribe"})
     assert len(sent.suppressed()) == 1
     assert sent.row().opted_out_at == sent.store.clock.now()
+
+
+def test_taking_back_one_s_own_opt_out_leaves_that_of_another_person_with_the_same_address(client, sent) -> None:
+    shared = sent.store.keyring.address_key("email", sent.email(1))
+    with sent.store.write() as connection:
+        connection.execute(update(messages).where(messages.c.seq == 2, messages.c.step_no == 3).values(address_key="x"))
+        connection.execute(update(messages).where(messages.c.seq == 1, messages.c.step_no == 3).values(address_key="y"))
+        connection.execute(
+            update(messages).where(messages.c.seq == 2, messages.c.step_no == 3).values(address_key=shared)
+        )
+    for link in (unsubscribe_link(sent, 1), unsubscribe_link(sent, 2, 3)):
+        client.post(link, data={"do": "unsubscribe"})
+    assert sent.row(2, 3).opted_out_at is not None
+    later(sent, minutes=1)
+    client.post(unsubscribe_link(sent, 1), data={"do": "resubscribe"})
+    assert sent.suppressed() == set()
+    assert sent.people_suppressed() == {("email", 2, "getting-started", "unsubscribed")}
 
 
 def test_taking_an_opt_out_back_leaves_what_the_address_itself_forbids(client, sent) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import threading
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, select, update
 
 from commplan import tracking
 from commplan.clock import Clock
-from commplan.consent import SCOPE_ALL, suppress
+from commplan.consent import SCOPE_ALL
 from commplan.store import Store, open_store
 from commplan.store.tables import attempts, bundles, inbox, messages, receipts, replies, runs
+from commplan.store.types import machine_now
+from commplan.suppression import suppress
 from commplan.terms import Channel, MessageState, Reason
 from commplan.tracking import PostKind
 
@@ -160,6 +163,7 @@ def test_what_makes_an_address_unusable_suppresses_it(world, name, more, scope, 
     attempt = world.send()
     world.told(world.event(name, seq=2, attempt=attempt, **more))
     assert world.suppressed() == {world.email_suppressed(2, scope, reason)}
+    assert world.people_suppressed() == (set() if reason == "hard_bounce" else {("email", 2, scope, reason)})
 
 
 @pytest.mark.parametrize(
@@ -272,6 +276,7 @@ def test_only_listed_error_codes_suppress_a_number(world, code, reason) -> None:
     world.status("undelivered", attempt=attempt, ErrorCode=code)
     assert world.row(step_no=NUDGE).state == MessageState.FAILED
     assert world.suppressed() == (set() if reason is None else {world.sms_suppressed(1, "all", reason)})
+    assert world.people_suppressed() == ({("sms", 1, "all", "stop")} if reason == "stop" else set())
 
 
 def test_a_reply_belongs_to_the_newest_text_to_that_number(world) -> None:
@@ -304,6 +309,7 @@ def test_a_whole_message_keyword_opts_the_number_out(world, word) -> None:
     world.send([1], step_no=NUDGE)
     world.text(word)
     assert world.suppressed() == {world.sms_suppressed(1, "all", "stop")}
+    assert world.people_suppressed() == {("sms", 1, "all", "stop")}
     assert world.row(step_no=NUDGE).opted_out_at is not None
     assert count(world.store, replies) == 0
 
@@ -342,6 +348,7 @@ def test_start_lifts_a_stop_but_nothing_else(world) -> None:
             connection,
             channel=Channel.SMS,
             address_key=world.store.keyring.address_key("sms", world.phone(1)),
+            contact=None,
             scope=SCOPE_ALL,
             reason=Reason.INVALID_NUMBER,
             source="test",
@@ -350,9 +357,19 @@ def test_start_lifts_a_stop_but_nothing_else(world) -> None:
     later(world, minutes=5)
     world.text("START")
     assert world.suppressed() == {world.sms_suppressed(1, "all", "invalid_number")}
+    assert world.people_suppressed() == set()
     later(world, minutes=5)
     world.text("STOP")
     assert world.sms_suppressed(1, "all", "stop") in world.suppressed()
+
+
+def test_a_start_lifts_the_stop_of_whoever_sent_it_from_that_number_however_long_ago(world) -> None:
+    world.send([1], step_no=NUDGE)
+    world.text("stop")
+    later(world, days=30)
+    world.text("START")
+    assert world.row(step_no=NUDGE).replied_at is None
+    assert (world.suppressed(), world.people_suppressed()) == (set(), set())
 
 
 def test_a_start_that_arrives_right_after_a_stop_may_be_older_so_the_opt_out_wins(world) -> None:
@@ -364,6 +381,11 @@ def test_a_start_that_arrives_right_after_a_stop_may_be_older_so_the_opt_out_win
 
 
 # -- the inbox
+
+
+def unread(plan_text: str) -> str:
+    """Return the plan under a digest that no test has used: what a process has read once it does not read again."""
+    return f"{plan_text}# {uuid4()}\n"
 
 
 def test_a_post_is_kept_until_it_is_applied_and_applied_once(world) -> None:
@@ -388,7 +410,7 @@ def test_a_post_that_cannot_be_read_is_counted_and_does_not_hold_up_the_next(wor
 
 
 def test_a_post_that_cannot_be_applied_waits_and_holds_up_no_other(world, build, plan_text) -> None:
-    broken = build(world.store, plan_text=plan_text + "# another digest\n", occurrence="2")
+    broken = build(world.store, plan_text=unread(plan_text), occurrence="2")
     with world.store.write() as connection:
         connection.execute(
             update(bundles)
@@ -404,6 +426,52 @@ def test_a_post_that_cannot_be_applied_waits_and_holds_up_no_other(world, build,
     assert world.row().state == MessageState.DELIVERED
     assert tracking.waiting(world.store) == 1
     assert broken.row().opted_out_at is None
+
+
+def test_any_number_of_posts_that_cannot_be_applied_are_set_aside_and_tried_again(world, build, plan_text) -> None:
+    broken = build(world.store, plan_text=unread(plan_text), occurrence="2")
+    of_broken = bundles.c.digest == select(runs.c.digest).where(runs.c.run_id == broken.run_id).scalar_subquery()
+    with world.store.write() as connection:
+        files = connection.execute(select(bundles.c.files).where(of_broken)).scalar_one()
+        connection.execute(update(bundles).where(of_broken).values(files='{"plan.yaml": "of another time"}'))
+    attempt = broken.send()
+    for after in range(12):
+        body = json.dumps([broken.event("unsubscribe", attempt=attempt, after=after)]).encode()
+        tracking.append(world.store, kind=PostKind.SENDGRID_EVENTS, query={}, body=body)
+    body = json.dumps([world.event("delivered", attempt=world.send())]).encode()
+    tracking.append(world.store, kind=PostKind.SENDGRID_EVENTS, query={}, body=body)
+    assert tracking.apply_inbox(world.store, limit=5).posts == 1
+    assert world.row().state == MessageState.DELIVERED
+    with world.store.write() as connection:
+        connection.execute(update(bundles).where(of_broken).values(files=files))
+    # Readable again, but none is tried before its time.
+    assert tracking.apply_inbox(world.store).posts == 0
+    assert tracking.waiting(world.store) == 12
+    with world.store.write() as connection:
+        assert set(connection.execute(select(inbox.c.failures)).scalars()) == {0, 1}
+        connection.execute(update(inbox).where(inbox.c.failures == 1).values(retry_machine=0.0))
+    assert tracking.apply_inbox(world.store, limit=5).posts == 5
+    assert tracking.apply_inbox(world.store).posts == 7
+    assert broken.row().opted_out_at is not None
+
+
+def test_a_post_that_fails_again_and_again_is_tried_ever_more_seldom(world, build, plan_text) -> None:
+    broken = build(world.store, plan_text=unread(plan_text), occurrence="2")
+    with world.store.write() as connection:
+        connection.execute(
+            update(bundles)
+            .where(bundles.c.digest == select(runs.c.digest).where(runs.c.run_id == broken.run_id).scalar_subquery())
+            .values(files='{"plan.yaml": "of another time"}')
+        )
+    broken.told(broken.event("unsubscribe", attempt=broken.send()))
+    waits = []
+    for _ in range(8):
+        with world.store.write() as connection:
+            waits.append(connection.execute(select(inbox.c.retry_machine - machine_now())).scalar_one())
+            connection.execute(update(inbox).values(retry_machine=0.0))
+        assert tracking.apply_inbox(world.store).posts == 0
+    assert waits == pytest.approx([10, 20, 40, 80, 160, 320, 600, 600], abs=9)
+    assert tracking.waiting(world.store) == 1
 
 
 def test_many_processes_apply_each_post_exactly_once(world, settings, store_url) -> None:

@@ -125,6 +125,8 @@ def upgrade() -> None:
         sa.Column("environment", sa.Text(), nullable=True),
         sa.Column("key_fingerprint", sa.String(length=16), nullable=False),
         sa.Column("created_at", types.UtcDateTime(), nullable=False),
+        sa.CheckConstraint("kind IN ('sandbox', 'live')", name=op.f("ck_store_info_kind")),
+        sa.CheckConstraint("store_info_id = 1", name=op.f("ck_store_info_only_one")),
         sa.PrimaryKeyConstraint("store_info_id", name=op.f("pk_store_info")),
     )
     op.create_table(
@@ -185,6 +187,9 @@ def upgrade() -> None:
         sa.Column("starts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("allow_list_only", sa.Boolean(), nullable=False),
         sa.Column("alive_machine", sa.Double(), nullable=True),
+        sa.CheckConstraint(
+            "state IN ('frozen', 'ready', 'executing', 'held', 'finished', 'cancelled')", name=op.f("ck_runs_state")
+        ),
         sa.ForeignKeyConstraint(["digest"], ["bundles.digest"], name=op.f("fk_runs_digest")),
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_runs")),
         sa.UniqueConstraint("plan", "occurrence", name=op.f("uq_runs_plan_occurrence")),
@@ -221,6 +226,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.String(length=8), nullable=False),
         sa.Column("at", types.UtcDateTime(), nullable=False),
+        sa.CheckConstraint("state IN ('reserved', 'kept')", name=op.f("ck_enrolments_state")),
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_enrolments_run_id")),
         sa.PrimaryKeyConstraint("plan", "people", "contact_id", name=op.f("pk_enrolments")),
     )
@@ -309,6 +315,10 @@ def upgrade() -> None:
         sa.Column("code", sa.Text(), nullable=True),
         sa.Column("provider_id", sa.Text(), nullable=True),
         sa.Column("closed_machine", sa.Double(), nullable=True),
+        sa.CheckConstraint(
+            "outcome IN ('open', 'accepted', 'rejected', 'never_left', 'unknown', 'lost')",
+            name=op.f("ck_attempts_outcome"),
+        ),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.batch_id"], name=op.f("fk_attempts_batch_id")),
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_attempts_run_id")),
         sa.PrimaryKeyConstraint("attempt_id", name=op.f("pk_attempts")),
@@ -353,6 +363,10 @@ def upgrade() -> None:
             name=op.f("ck_messages_sendable"),
         ),
         sa.CheckConstraint(
+            "state IN ('excluded', 'not_due', 'queued', 'claimed', 'sending', 'unknown', 'accepted', 'delivered', 'failed', 'not_needed', 'suppressed', 'expired', 'cancelled')",
+            name=op.f("ck_messages_state"),
+        ),
+        sa.CheckConstraint(
             "state NOT IN ('claimed', 'sending') OR batch_id IS NOT NULL", name=op.f("ck_messages_claimed_by_a_batch")
         ),
         sa.CheckConstraint(
@@ -376,6 +390,7 @@ def upgrade() -> None:
             ["run_id", "step_no", "state", "due_at"],
             unique=False,
         )
+
 
 
 def downgrade() -> None:

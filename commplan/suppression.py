@@ -1,0 +1,219 @@
+"""The suppression list: addresses and people that must not be written to, kept as keyed hashes and ids.
+
+Never sees an address, so an entry outlives erasure and re-import; never forgets one: what is lifted stays on record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Text, and_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from commplan.consent import BLOCKS, SCOPE_ALL, WISHES, Contact, Suppression
+from commplan.ids import AddressKey
+from commplan.store.given import given
+from commplan.store.tables import suppressions
+from commplan.terms import Channel, Reason
+
+
+class Listed:
+    """The active entries of the suppression list about some addresses and people."""
+
+    def __init__(
+        self,
+        by_address: Mapping[tuple[Channel, AddressKey], frozenset[Suppression]],
+        by_contact: Mapping[tuple[Channel, Contact], frozenset[Suppression]],
+    ) -> None:
+        self._by_address = by_address
+        self._by_contact = by_contact
+
+    def of(self, channel: Channel, address_key: AddressKey, contact: Contact | None) -> frozenset[Suppression]:
+        """Return what is listed on a channel about an address, and about the person who has it if that is known."""
+        of_address = self._by_address.get((channel, address_key), frozenset())
+        return of_address if contact is None else of_address | self._by_contact.get((channel, contact), frozenset())
+
+
+def suppress(
+    connection: Connection,
+    *,
+    channel: Channel,
+    address_key: AddressKey,
+    contact: Contact | None,
+    scope: str,
+    reason: Reason,
+    source: str,
+    at: datetime,
+) -> bool:
+    """Put an address on the suppression list, in the caller's transaction; True if that changed anything.
+
+    What a person asked for (`WISHES`) is listed for the person too, if it is known who it was: it follows them to
+    their next address, and holds for whoever else has this one. `at` is when it happened. The latest of opt-outs and
+    `lift`s wins whatever order they are told in; at the same instant the opt-out wins. ValueError for a reason that
+    is no suppression, or a scope that the reason cannot have.
+    """
+    _check(reason, scope)
+    entry = _Entry(connection=connection, channel=channel, address_key=address_key, scope=scope, reason=reason)
+    changed = entry.put_on(None, source=source, at=at)
+    if contact is not None and reason in WISHES:
+        changed |= entry.put_on(contact, source=source, at=at)
+    return changed
+
+
+def lift(
+    connection: Connection,
+    *,
+    channel: Channel,
+    address_key: AddressKey,
+    contacts: Iterable[Contact],
+    scope: str,
+    reason: Reason,
+    source: str,
+    at: datetime,
+) -> bool:
+    """Take an address, and people, off the suppression list, in the caller's transaction; True if one was on it.
+
+    Later than `at`, or at the same instant, the opt-out stays. A lift that comes before the opt-out it is about is
+    kept, so that an older opt-out told afterwards changes nothing.
+    """
+    _check(reason, scope)
+    entry = _Entry(connection=connection, channel=channel, address_key=address_key, scope=scope, reason=reason)
+    lifted = entry.take_off(None, source=source, at=at)
+    if reason in WISHES:
+        for contact in contacts:
+            lifted |= entry.take_off(contact, source=source, at=at)
+    return lifted
+
+
+def spoke_from(
+    connection: Connection, *, channel: Channel, address_key: AddressKey, reason: Reason
+) -> frozenset[Contact]:
+    """Return the people who are listed for a wish that came from this address last."""
+    rows = connection.execute(
+        select(suppressions.c.people, suppressions.c.contact_id).where(
+            suppressions.c.channel == channel,
+            suppressions.c.address_key == address_key,
+            suppressions.c.reason == reason,
+            suppressions.c.people.is_not(None),
+        )
+    )
+    return frozenset(Contact(people=row.people, contact_id=row.contact_id) for row in rows)
+
+
+def look_up(connection: Connection, *, address_keys: Iterable[str], contacts: Iterable[Contact]) -> Listed:
+    """Return what the suppression list says about addresses and people, on every channel; two statements."""
+    keys = given(connection, {"address_key": Text()}, [(key,) for key in address_keys])
+    who = given(
+        connection,
+        {"people": Text(), "contact_id": Text()},
+        [(contact.people, contact.contact_id) for contact in contacts],
+    )
+    named = (suppressions.c.people == who.c.people) & (suppressions.c.contact_id == who.c.contact_id)
+    in_force = suppressions.c.lifted_at.is_(None)
+    by_address: dict[tuple[Channel, AddressKey], frozenset[Suppression]] = {}
+    by_contact: dict[tuple[Channel, Contact], frozenset[Suppression]] = {}
+    for row in connection.execute(
+        select(suppressions)
+        .join(keys, suppressions.c.address_key == keys.c.address_key)
+        .where(in_force, suppressions.c.people.is_(None))
+    ):
+        address = Channel(row.channel), AddressKey(row.address_key)
+        by_address[address] = by_address.get(address, frozenset()) | {_suppression(row)}
+    for row in connection.execute(select(suppressions).join(who, named).where(in_force)):
+        person = Channel(row.channel), Contact(people=row.people, contact_id=row.contact_id)
+        by_contact[person] = by_contact.get(person, frozenset()) | {_suppression(row)}
+    return Listed(by_address, by_contact)
+
+
+def active(
+    connection: Connection, *, channel: Channel, address_key: AddressKey, contact: Contact | None
+) -> tuple[Suppression, ...]:
+    """Return what the suppression list says about one address and its person, in order of precedence."""
+    listed = look_up(connection, address_keys=[address_key], contacts=[] if contact is None else [contact])
+    order = list(BLOCKS)
+    found = listed.of(channel, address_key, contact)
+    return tuple(sorted(found, key=lambda entry: (order.index(entry.reason), entry.scope)))
+
+
+def _suppression(row: Row[Any]) -> Suppression:
+    return Suppression(reason=Reason(row.reason), scope=row.scope)
+
+
+def _check(reason: Reason, scope: str) -> None:
+    if reason not in BLOCKS:
+        raise ValueError(f"{reason} is not a reason to suppress an address")
+    if reason is not Reason.UNSUBSCRIBED and scope != SCOPE_ALL:
+        raise ValueError(f"{reason} is about the address itself; its scope is {SCOPE_ALL!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """What is listed, or lifted, at an address; about the address (contact None) or about a person who spoke there."""
+
+    connection: Connection
+    channel: Channel
+    address_key: AddressKey
+    scope: str
+    reason: Reason
+
+    def put_on(self, contact: Contact | None, *, source: str, at: datetime) -> bool:
+        if self._insert(contact, source=source, at=at, lifted_at=None):
+            return True
+        here, said = self._here(contact), {"at": at, "source": source, "address_key": self.address_key}
+        back = self.connection.execute(
+            update(suppressions)
+            .where(here, suppressions.c.lifted_at.is_not(None), suppressions.c.lifted_at <= at)
+            .values(lifted_at=None, **said)
+        )
+        if back.rowcount:
+            return True
+        self.connection.execute(update(suppressions).where(here, suppressions.c.at < at).values(**said))
+        return False
+
+    def take_off(self, contact: Contact | None, *, source: str, at: datetime) -> bool:
+        if self._insert(contact, source=source, at=at, lifted_at=at):
+            return False
+        here = self._here(contact)
+        off = self.connection.execute(
+            update(suppressions)
+            .where(here, suppressions.c.lifted_at.is_(None), suppressions.c.at < at)
+            .values(lifted_at=at)
+        )
+        if off.rowcount:
+            return True
+        self.connection.execute(update(suppressions).where(here, suppressions.c.lifted_at < at).values(lifted_at=at))
+        return False
+
+    def _here(self, contact: Contact | None) -> ColumnElement[bool]:
+        if contact is None:
+            about = and_(suppressions.c.people.is_(None), suppressions.c.address_key == self.address_key)
+        else:
+            about = and_(suppressions.c.people == contact.people, suppressions.c.contact_id == contact.contact_id)
+        return and_(
+            about,
+            suppressions.c.channel == self.channel,
+            suppressions.c.scope == self.scope,
+            suppressions.c.reason == self.reason,
+        )
+
+    def _insert(self, contact: Contact | None, *, source: str, at: datetime, lifted_at: datetime | None) -> bool:
+        upsert = (postgresql if self.connection.dialect.name == "postgresql" else sqlite).insert
+        statement = (
+            upsert(suppressions)
+            .values(
+                channel=self.channel,
+                address_key=self.address_key,
+                people=None if contact is None else contact.people,
+                contact_id=None if contact is None else contact.contact_id,
+                scope=self.scope,
+                reason=self.reason,
+                source=source,
+                at=at,
+                lifted_at=lifted_at,
+            )
+            .on_conflict_do_nothing()
+        )
+        return self.connection.execute(statement.returning(suppressions.c.suppression_id)).first() is not None
