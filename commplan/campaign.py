@@ -6,6 +6,7 @@ Wires the parts together and owns no rule of its own; knows nothing of Prefect.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from sqlalchemy import func, select, update
 from commplan import archive, audience, bundle, contacts, conversion, evaluation, metrics, notice, pricing, tracking
 from commplan.channels.base import Gateways, open_gateways
 from commplan.dispatch import Sender, Tally
-from commplan.errors import FenceError, HaltError, InputError, RunError
+from commplan.errors import FenceError, HaltError, InputError, RunError, TransientError
 from commplan.evaluation import Evaluation
 from commplan.fence import allowed_addresses
 from commplan.ledger import close, proof, schedule
@@ -33,7 +34,7 @@ from commplan.rendering import render_run
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.store.tables import attempts, messages, recipients, runs
-from commplan.terms import AttemptOutcome, Reason, RunState, Verdict
+from commplan.terms import AttemptOutcome, Channel, Reason, RunState, Verdict
 from commplan.witness import ask_sandbox
 
 #: A step is sent by one worker for every so many due messages, up to `MAX_SHARDS`.
@@ -41,6 +42,8 @@ SHARD_SIZE = 5_000
 MAX_SHARDS = 2
 
 Progress = Callable[[int], None]
+
+_OCCURRENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:+_-]{0,79}")
 
 
 def start(
@@ -58,10 +61,15 @@ def start(
     A run that a flow run has started goes on from its frozen files, whatever the files at `path` say by now. A held
     run is taken up again.
     """
+    if occurrence is not None and not _OCCURRENCE.fullmatch(occurrence):
+        raise InputError.one(
+            "run key", "it is not a name", "write letters, digits and . : + _ - only, such as 2026-12-01"
+        )
     run = ledger_run.find_by_flow_run(store, flow_run_id) if flow_run_id is not None else None
     if run is None:
         plan, files = bundle.read_files(path, settings)
         bundle.require_ready(plan, settings)
+        _require_providers(settings, plan)
         run = ledger_run.start_run(
             store,
             plan=plan,
@@ -75,6 +83,24 @@ def start(
     campaign = Campaign(store, settings, run)
     campaign.require_fence()
     return campaign
+
+
+def _require_providers(settings: Settings, plan: Plan) -> None:
+    """Refuse to start where a provider cannot be reached: nobody would be written to until it is too late."""
+    gateways = open_gateways(settings, channels=plan.channels)
+    try:
+        for channel, gateway, url in (
+            (Channel.EMAIL, gateways.email, settings.email.base_url),
+            (Channel.SMS, gateways.sms, settings.sms.base_url),
+        ):
+            if channel in plan.channels:
+                try:
+                    gateway.connect()
+                except TransientError as error:
+                    remedy = "start `commplan sandbox`" if settings.provider_kind == "sandbox" else "see to the network"
+                    raise RunError(f"{url}: {error.reason}; {remedy}, then start the run again") from None
+    finally:
+        gateways.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +146,16 @@ class Campaign:
     @property
     def source_url(self) -> str:
         """The URL of the database that the audience comes from; it may carry a password."""
-        url = self.plan.audience.source.url
-        return contacts.source_url(self.settings.home) if url is None else os.environ[url.removeprefix("env:")]
+        source = self.plan.audience.source
+        if source.url is not None:
+            return os.environ[source.url.removeprefix("env:")]
+        if source.contacts is not None and not contacts.is_imported(self.settings.home, source.contacts):
+            raise InputError.one(
+                "audience.source.contacts",
+                f"nobody is imported as {source.contacts!r}",
+                f"run commplan contacts import FILE --people {source.contacts}",
+            )
+        return contacts.source_url(self.settings.home)
 
     @property
     def state(self) -> RunState:
@@ -180,6 +214,8 @@ class Campaign:
                     now=now,
                     progress=read,
                 )
+                # A query of conversions that cannot be asked must be known before the first message goes out.
+                conversion.gather(store, run_id=self.run.run_id, plan=self.plan, source_url=self.source_url, now=now)
             except InputError:
                 ledger_run.discard_run(store, self.run.run_id)
                 raise

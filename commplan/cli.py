@@ -7,6 +7,7 @@ that may reach up to the flows.
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 import sys
 import time
@@ -27,6 +28,24 @@ database = typer.Typer(help="The store.", no_args_is_help=True)
 people = typer.Typer(help="People that come from a file.", no_args_is_help=True)
 app.add_typer(database, name="db")
 app.add_typer(people, name="contacts")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from commplan import __version__
+
+        typer.echo(f"commplan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def entry(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version")
+    ] = False,
+) -> None:
+    """Turn a communication plan into messages people receive, and into an evaluation one can trust."""
+
 
 PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file, such as templates/onboarding/plan.yaml")]
 RunKey = Annotated[str, typer.Argument(metavar="KEY", help="A run, such as onboarding@2026-12-01")]
@@ -61,7 +80,7 @@ def new(
 
     templates = load_settings().templates
     plan = make(scenario, name, templates=templates, into=templates)
-    typer.echo("\n".join([str(plan), *to_edit(plan), f"then: commplan check {plan}"]))
+    typer.echo("\n".join([str(plan), *to_edit(plan), f"then: commplan check {shlex.quote(str(plan))}"]))
 
 
 @app.command()
@@ -120,7 +139,7 @@ def import_people(
     from commplan.settings import load_settings
 
     report = import_file(file, people=people_name, home=load_settings().home, id_column=id_column, dry_run=dry_run)
-    typer.echo(str(report))
+    typer.echo(report.as_text())
 
 
 @app.command()
@@ -142,7 +161,18 @@ def preview(
         raise InputError.one(
             str(plan.parent / SAMPLE_FILE), "there is nobody to preview for", "write en: {first_name: Ada}"
         )
-    for sample in previews(found, files, invented):
+    samples = list(previews(found, files, invented))
+    for option, asked, known in (
+        ("--step", step, {sample.step for sample in samples}),
+        ("--locale", locale, {sample.locale for sample in samples}),
+    ):
+        if asked is not None and asked not in known:
+            raise InputError.one(
+                option, f"there is no {asked!r} in this plan", f"write one of {', '.join(sorted(known))}"
+            )
+    if to is not None and to.exists() and not to.is_dir():
+        raise InputError.one(str(to), "it is not a folder", "name a folder for the HTML files")
+    for sample in samples:
         if step not in (None, sample.step) or locale not in (None, sample.locale):
             continue
         typer.echo(sample.as_text())
@@ -166,21 +196,25 @@ def run(
     from commplan.settings import load_settings
     from commplan.store import open_store
 
+    settings = load_settings()
+    found, _ = bundle.read_files(plan, settings)
+    bundle.require_ready(found, settings)
+    store = open_store(settings)
+    occurrence = run_key or f"{store.clock.now().astimezone(found.zone):%Y-%m-%dT%H:%M}"
+    home = (settings.home / "prefect").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    # Prefect reads these when it is imported.
     for name, value in {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "commplan",
+        "PREFECT_HOME": str(home),
     }.items():
         os.environ.setdefault(name, value)
-    settings = load_settings()
-    found, _ = bundle.read_files(plan, settings)
-    bundle.require_ready(found, settings)
-    occurrence = run_key or f"{open_store(settings).clock.now().astimezone(found.zone):%Y-%m-%dT%H:%M}"
 
-    from flows.campaign import campaign as flow
+    from flows.foreground import run_campaign
 
-    flow(str(plan), occurrence)
-    store = open_store(settings)
+    run_campaign(str(plan), occurrence, key=f"{found.plan}@{occurrence}")
     judged = archive.last_evaluation(store, find_run(store, f"{found.plan}@{occurrence}"))
     terminal.show(terminal.summary(judged))
     typer.echo(f"report {archive.report_folder(settings, judged.run_key) / 'evaluation.html'}")
@@ -192,12 +226,16 @@ def status(
     watch: Annotated[bool, typer.Option(help="Show it again every two seconds, until the run ends")] = False,
 ) -> None:
     """Show where a run is: its steps, what is due next, and why it is held if it is."""
+    from rich.console import Console
+
     from commplan import terminal
     from commplan.settings import load_settings
     from commplan.store import open_store
 
     store = open_store(load_settings(), create=False)
     while True:
+        if watch and sys.stdout.isatty():
+            Console().clear()
         ended = terminal.show_status(store, key)
         if not watch or ended:
             return

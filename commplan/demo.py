@@ -117,7 +117,7 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
         "COMMPLAN_MAX_RECIPIENTS": str(contacts),
         "COMMPLAN_EMAIL__BASE_URL": sandbox,
         "COMMPLAN_EMAIL__API_KEY": f"SG.{secrets.token_urlsafe(16)}",
-        "COMMPLAN_EMAIL__FROM_NAME": "Lakeside",
+        "COMMPLAN_EMAIL__FROM_NAME": "Kite",
         "COMMPLAN_SMS__BASE_URL": sandbox,
         "COMMPLAN_SMS__ACCOUNT_SID": f"AC{secrets.token_hex(16)}",
         "COMMPLAN_SMS__AUTH_TOKEN": secrets.token_hex(16),

@@ -6,6 +6,7 @@ Nothing below the door reads the environment, and nothing is read at import.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from datetime import datetime
 from ipaddress import ip_address
@@ -14,7 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from commplan.clock import Clock
 from commplan.errors import Finding, InputError
@@ -164,6 +165,12 @@ def load_settings() -> Settings:
     """Return the settings of this process; InputError names each variable that is wrong and its rule."""
     try:
         return Settings()
+    except SettingsError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"COMMPLAN_{field[1].upper()}" if field else "COMMPLAN_…"
+        raise InputError.one(
+            name, "a list or group in it is not JSON", 'write a list as ["a", "b"]; see the table in README.md'
+        ) from None
     except ValidationError as error:
         raise InputError(
             [

@@ -23,7 +23,9 @@ _VERDICT = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.INCONCLUSIVE: "
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    # A title may be longer than its table is wide.
+    shown = Text(title, style="bold", no_wrap=True, overflow="ignore")
+    table = Table(title=shown, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     return table
@@ -99,6 +101,10 @@ def figures_of(judged: Evaluation) -> list[tuple[str, str]]:
         )
         for survey in judged.surveys
     ]
+    for state in (MessageState.FAILED, MessageState.SUPPRESSED, MessageState.EXPIRED, MessageState.CANCELLED):
+        lost = sum(step.states.get(state, 0) for step in steps)
+        if lost:
+            rows.append((state.value, f"{lost:,}"))
     rows.append(("cost", f"{judged.cost.total:.2f} {judged.cost.currency}"))
     return rows
 

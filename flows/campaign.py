@@ -88,7 +88,12 @@ def resolve_audience(running: Campaign) -> None:
     """Look up who the run is for, and freeze the answer."""
     found = running.resolve_audience()
     if found is not None:
-        get_run_logger().info("%s people in the audience", f"{found.audience:,}")
+        left_out = "; ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in found.excluded.items())
+        get_run_logger().info(
+            "%s people in the audience%s", f"{found.audience:,}", f", of them {left_out}" if left_out else ""
+        )
+        if not found.audience:
+            get_run_logger().warning("nobody: the query returned no one since the last run of this plan")
 
 
 @task(task_run_name="content", cache_policy=NO_CACHE)
@@ -138,6 +143,10 @@ def send(running: Campaign, step_no: int) -> None:
     if shards:
         get_run_logger().info(
             "%s: %s accepted, %s refused, %s unknown", step.step, tally.accepted, tally.rejected, tally.unknown
+        )
+    if tally.postponed:
+        get_run_logger().warning(
+            "%s: the provider did not take %s messages for now; they are tried again", step.step, tally.postponed
         )
 
 

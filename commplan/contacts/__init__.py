@@ -3,6 +3,6 @@
 Never imports half a file, and never guesses at a number that a spreadsheet has already mangled.
 """
 
-from commplan.contacts.load import ImportReport, import_file, source_url
+from commplan.contacts.load import ImportReport, import_file, is_imported, source_url
 
-__all__ = ["ImportReport", "import_file", "source_url"]
+__all__ = ["ImportReport", "import_file", "is_imported", "source_url"]

@@ -60,12 +60,35 @@ class ImportReport:
     rejected: Mapping[str, int]
     first_rejects: Sequence[Reject]
     rejects_file: Path | None
+
+    def as_text(self) -> str:
+        """Return the report in words, for a terminal."""
+        between = {",": "comma", ";": "semicolon", "\t": "tab"}.get(self.delimiter or "", "a workbook")
+        lines = [f"{self.imported:,} of {self.rows:,} rows read as {self.people!r} ({self.encoding}, {between})"]
+        lines += [f"{count:,} rejected: {reason.replace('_', ' ')}" for reason, count in self.rejected.items()]
+        lines += [
+            f"row {reject.row}{f', {reject.column}' if reject.column else ''}: {reject.reason.replace('_', ' ')}"
+            for reject in self.first_rejects
+        ]
+        if self.rejects_file is not None:
+            lines.append(f"all of them are in {self.rejects_file}")
+        return "\n".join(lines)
+
     dry_run: bool
 
 
 def source_url(home: Path) -> str:
     """Return the SQLAlchemy URL of the imported contacts."""
     return f"sqlite:///{_database(home).absolute()}"
+
+
+def is_imported(home: Path, people: str) -> bool:
+    """Tell whether people were imported under a name."""
+    if not _database(home).exists():
+        return False
+    with closing(sqlite3.connect(f"{_database(home).absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        wanted = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return connection.execute(wanted, (people,)).fetchone() is not None
 
 
 def import_file(

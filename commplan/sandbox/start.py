@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from commplan.clock import Clock
+from commplan.errors import InputError
 from commplan.sandbox import crm
 from commplan.sandbox.app import serve
 from commplan.sandbox.config import SandboxConfig, generate_key
@@ -47,12 +48,20 @@ class Wishes:
 def start_sandbox(
     settings: Settings, wishes: Wishes, *, host: str, port: int, bound: socket.socket | None = None
 ) -> None:
-    """Serve a sandbox until it is ended; prints the settings that point an installation at it and are not set yet."""
+    """Serve a sandbox until it is ended; prints the settings that point an installation at it, where they are not so.
+
+    InputError when the port cannot be had, or the CRM asked for is not there.
+    """
+    if wishes.crm is None and wishes.contacts is not None:
+        raise InputError.one("--contacts", "there is no CRM to put them in", "name its file with --crm")
+    if wishes.crm is not None and wishes.contacts is None and not wishes.crm.exists():
+        raise InputError.one(str(wishes.crm), "there is no such CRM", "say how many customers with --contacts")
+    listening = bound if bound is not None else _listen(host, port)
     private, public = _keys(wishes.key_file or settings.home / "webhook.pem")
     api_key = settings.email.api_key.get_secret_value() if settings.email.api_key else API_KEY
     token = settings.sms.auth_token.get_secret_value() if settings.sms.auth_token else AUTH_TOKEN
     account = settings.sms.account_sid or ACCOUNT_SID
-    here, used = bound.getsockname()[:2] if bound is not None else (host, port)
+    here, used = listening.getsockname()[:2]
     address = f"http://{here}:{used}"
     clock = settings.make_clock()
     if wishes.day is not None and clock.is_real:
@@ -86,11 +95,21 @@ def start_sandbox(
         wanted["COMMPLAN_CLOCK__ORIGIN"] = clock.origin.isoformat()
         wanted["COMMPLAN_CLOCK__ANCHOR"] = f"{clock.anchor:.0f}"
         wanted["COMMPLAN_CLOCK__FACTOR"] = f"{clock.factor:.6g}"
+    sys.stdout.write(f"# SANDBOX: SendGrid, Twilio and simulated people at {address}\n")
     for name, value in wanted.items():
-        if name not in os.environ:
+        if os.environ.get(name) != value:
             sys.stdout.write(f"export {name}='{value}'\n")
     sys.stdout.flush()
-    serve(config, host=host, port=port, sock=bound)
+    serve(config, sock=listening)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except (OSError, OverflowError):
+        raise InputError.one(
+            f"{host}:{port}", "the sandbox cannot listen there", "see what else uses the port, or choose another"
+        ) from None
 
 
 def _keys(private_file: Path) -> tuple[str, str]:

@@ -150,10 +150,13 @@ def open_store(settings: Settings, *, create: bool = True) -> Store:
     Raises FenceError when the store was born for providers of the other kind or under another secret, or a live
     store is opened with a scaled clock; StoreError when it cannot be used.
     """
-    if settings.store_url is None:
-        settings.home.mkdir(parents=True, exist_ok=True)
-    clock = settings.make_clock()
-    store = Store(settings.store_address, clock, settings.make_keyring())
+    try:
+        if settings.store_url is None:
+            settings.home.mkdir(parents=True, exist_ok=True)
+        keyring = settings.make_keyring()
+    except OSError:
+        raise StoreError(f"COMMPLAN_HOME: {settings.home} cannot be written; choose another folder") from None
+    store = Store(settings.store_address, settings.make_clock(), keyring)
     try:
         if not store.is_current():
             if not create and not inspect(store._reader).has_table("runs"):

@@ -179,7 +179,7 @@ def _require_figures(here: Rehearsal, running: campaign.Campaign) -> None:
     converted = {int(one["to"].startswith("converter")) for one in truth if one["converted"]}
     assert converted == {1}
     assert goals["activate"].numerator == 1
-    assert goals["reach"].numerator == sum(one["delivered"] for one in truth if one["ref"].step_no == 1)
+    assert goals["arrive"].numerator == sum(one["delivered"] for one in truth if one["ref"].step_no == 1)
     scores = [one["score"] for one in truth if one["answered"]]
     (survey,) = judged.surveys
     assert survey.scores == {scores[0]: 1}

@@ -1,0 +1,68 @@
+"""The commands that look at runs, against a run that has been carried to its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.campaign.conftest import LETTER, PAIR, crowd
+from tests.test_cli import ROOT, require, run
+
+
+def test_a_run_is_shown_proven_reported_and_cancelled(rehearse):
+    here = rehearse(crowd(3))
+    running = here.ready(LETTER)
+    here.send_due(running)
+    here.deliver_all()
+    waiting = here.ready(PAIR.replace("plan: letter", "plan: pair"))
+    here.send_due(waiting)
+
+    def command(*words: object):
+        return run(*words, cwd=ROOT, env=here.environment())
+
+    listed = require(command("status"), 0, "SANDBOX: Newest runs", "letter@first", "pair@first", "executing")
+    assert listed.index("pair@first") < listed.index("letter@first")
+    shown = require(command("status", "pair@first"), 0, "pair@first is executing", "next message due 2026-12-02")
+    assert "difference 0" in shown
+    require(command("report", "letter@first"), 2, "has not been evaluated yet", "commplan status letter@first")
+    running.evaluate()
+    said = require(command("report", "letter@first"), 0, "A letter", "email delivered", "100.0%", "met")
+    report = Path(said.splitlines()[-1].removeprefix("report "))
+    assert {file.name for file in report.parent.iterdir()} == {
+        "evaluation.html",
+        "evaluation.json",
+        "evaluation.csv",
+    }
+    assert "SANDBOX" in report.read_text(encoding="utf-8")
+    proof = json.loads(require(command("prove", "letter@first", "--json"), 0))
+    assert proof["difference"] == 0
+    assert proof["steps"][0]["states"] == {"delivered": 3}
+    assert any("sandbox" in check["what"] for check in proof["checks"])
+    require(command("prove", "letter@first"), 0, "Books of letter@first", "difference 0")
+    require(command("cancel", "pair@first"), 0, "pair@first is cancelled", "3 messages will not be sent")
+    require(command("status", "pair@first"), 0, "pair@first is cancelled")
+    for text in (listed, shown, said):
+        assert "@person.example.com" not in text
+    here.require_balance(waiting)
+
+
+def test_a_proof_without_the_sandbox_says_how_to_do_without_it(rehearse):
+    here = rehearse(crowd(1))
+    here.send_due(here.ready(LETTER))
+    env = here.environment() | dict.fromkeys(
+        ("COMMPLAN_EMAIL__BASE_URL", "COMMPLAN_SMS__BASE_URL"), "http://127.0.0.1:9"
+    )
+    require(run("prove", "letter@first", cwd=ROOT, env=env), 2, "the sandbox does not answer", "--no-witness")
+    require(run("prove", "letter@first", "--no-witness", cwd=ROOT, env=env), 0, "difference 0")
+
+
+def test_a_store_of_other_providers_or_another_secret_is_refused(rehearse):
+    here = rehearse(crowd(1))
+    here.ready(LETTER)
+    env = here.environment()
+    real = {
+        "COMMPLAN_EMAIL__BASE_URL": "https://api.sendgrid.com",
+        "COMMPLAN_SMS__BASE_URL": "https://api.twilio.com",
+    }
+    require(run("status", cwd=ROOT, env=env | real), 2, "created for sandbox providers")
+    require(run("status", cwd=ROOT, env=env | {"COMMPLAN_SECRET_KEY": "other"}), 2, "another secret")

@@ -1,0 +1,150 @@
+"""The states of a message: every change the database ever sees is in the table, and the table holds no other."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import inspect, text
+
+from commplan.errors import RunError
+from commplan.ledger import close, state
+from commplan.ledger import run as ledger_run
+from commplan.ledger.claim import claim
+from commplan.store.tables import metadata
+from commplan.terms import Channel, MessageState, Reason
+from tests.campaign.conftest import BOTH, LETTER, PAIR, TEXT, Customer, crowd
+from tests.campaign.test_failure import change_address
+from tests.campaign.test_last_look import block
+
+#: Changes for which there is no command yet.
+NOT_BUILT = {("unknown", "cancelled")}
+
+
+def watch(here) -> None:
+    """Let the database write down every change of a state, whoever makes it."""
+    with here.store.write() as connection:
+        connection.execute(text("CREATE TABLE seen (was TEXT NOT NULL, became TEXT NOT NULL)"))
+        if here.store.is_sqlite:
+            connection.execute(
+                text(
+                    "CREATE TRIGGER watch AFTER UPDATE OF state ON messages WHEN old.state <> new.state"
+                    " BEGIN INSERT INTO seen VALUES (old.state, new.state); END"
+                )
+            )
+            return
+        connection.execute(
+            text(
+                "CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN INSERT INTO seen VALUES (old.state, new.state); RETURN NULL; END $$"
+            )
+        )
+        connection.execute(
+            text(
+                "CREATE TRIGGER watch AFTER UPDATE ON messages FOR EACH ROW"
+                " WHEN (old.state <> new.state) EXECUTE FUNCTION watch()"
+            )
+        )
+
+
+def seen(here) -> set[tuple[str, str]]:
+    with here.store.read() as connection:
+        return {tuple(row) for row in connection.execute(text("SELECT DISTINCT was, became FROM seen"))}
+
+
+def plan(name: str, source: str) -> str:
+    return source.replace("plan: letter", f"plan: {name}")
+
+
+def test_every_change_of_a_state_is_in_the_table_and_the_table_holds_no_other(rehearse):
+    people = [*crowd(6), Customer(name="phoneless")]
+    here = rehearse(people, batch=2, timeout=1, errors_name_field=True)
+    watch(here)
+    _deliver_and_fail(here)
+    _look_and_refuse(here)
+    _lose_and_find(here)
+    _stop(here)
+    table = {(was, became) for was, targets in state.TRANSITIONS.items() for became in targets}
+    assert seen(here) <= table
+    assert table - seen(here) == NOT_BUILT
+
+
+def _deliver_and_fail(here) -> None:
+    running = here.ready(plan("deliver", BOTH))
+    change_address(here, 6, email="person6..x@person.example.com")
+    here.fault("email", "429")
+    here.send_until_quiet(running)
+    running.gather()
+    bounced, late, *_ = here.truth()
+    here.tell(bounced, "bounce", type="bounce", status="5.1.1")
+    here.tell(late, "delivered")
+    here.tell(late, "bounce", type="bounce", status="5.1.1")
+
+
+def _look_and_refuse(here) -> None:
+    conditional = PAIR.replace("content: nudge,", "content: nudge, when: clicked(welcome),")
+    running = here.ready(plan("look", conditional))
+    block(here, Channel.EMAIL, "person5@person.example.com", reason=Reason.NEVER_CONTACT)
+    here.send_until_quiet(running)
+    here.deliver_all()
+    here.update_crm("delete from customers where customer_id = 4")
+    here.jump(days=1)
+    running.gather()
+    here.send_until_quiet(running)
+    here.jump(hours=12)
+    texts = here.ready(plan("hours", TEXT.replace("content: nudge", "content: nudge, window: 00:00-23:00")))
+    here.jump(days=3)
+    here.send_until_quiet(texts)
+
+
+def _lose_and_find(here) -> None:
+    running = here.ready(plan("lose", LETTER))
+    here.fault("email", "accept_then_close")
+    here.send_until_quiet(running)
+    here.deliver_all()
+    for became in ("take_back", "reject"):
+        running = here.ready(plan(became.replace("_", "-"), LETTER))
+        here.fault("email", "accept_then_close", 9)
+        here.send_until_quiet(running)
+        lost = {row.attempt_id for row in here.rows(running.run.run_id).values() if row.state == "unknown"}
+        for attempt_id in lost:
+            getattr(close, became)(here.store, attempt_id, status=None, code=None)
+
+
+def _stop(here) -> None:
+    here.jump(hours=5)
+    running = here.ready(plan("stop", PAIR))
+    assert claim(here.store, run_id=running.run.run_id, step_no=1, worker="w", limit=1, lease=0) is not None
+    close.sweep(here.store, running.run.run_id)
+    assert claim(here.store, run_id=running.run.run_id, step_no=1, worker="w", limit=1, lease=60) is not None
+    ledger_run.cancel_run(here.store, running.run.run_id)
+    with pytest.raises(RunError):
+        ledger_run.discard_run(here.store, here.start(plan("lose", LETTER)).run.run_id)
+
+
+def test_the_table_has_every_state_and_ends_where_it_says():
+    assert set(state.TRANSITIONS) == set(MessageState)
+    assert {to for targets in state.TRANSITIONS.values() for to in targets} <= set(MessageState)
+    for never in state.NEVER_SENT:
+        assert not state.TRANSITIONS[never]
+    reached = {MessageState.EXCLUDED, MessageState.NOT_DUE, MessageState.QUEUED}
+    while more := {to for was in reached for to in state.TRANSITIONS[was]} - reached:
+        reached |= more
+    assert reached == set(MessageState)
+
+
+def test_the_diagram_shows_every_transition():
+    diagram = state.diagram()
+    for was, targets in state.TRANSITIONS.items():
+        for became, why in targets.items():
+            assert f"    {was} --> {became}: {why}\n" in f"{diagram}\n"
+        assert targets or f"    {was} --> [*]" in diagram
+    assert diagram.startswith("stateDiagram-v2\n")
+
+
+def test_the_database_has_every_constraint_that_the_tables_declare(rehearse):
+    here = rehearse([])
+    with here.store.write() as connection:
+        found = inspect(connection)
+        for table in metadata.tables.values():
+            declared = {str(c.name) for c in table.constraints if type(c).__name__ == "CheckConstraint"}
+            there = {str(c["name"]) for c in found.get_check_constraints(table.name)}
+            assert declared == there, table.name

@@ -1,0 +1,273 @@
+"""The command line: what each command prints, what bad input gets, and that help costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import commplan
+
+ROOT = Path(commplan.__file__).parent.parent
+ONBOARDING = ROOT / "templates" / "onboarding"
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*words: object, cwd: Path, env: Mapping[str, str] | None = None, locale: str = "C.UTF-8") -> Done:
+    """Run a command in a folder, in an environment of its own; whatever it does, it never shows a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "commplan", *map(str, words)],
+        capture_output=True,
+        check=False,
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "HOME": str(cwd), "LANG": locale, "PYTHONPATH": str(ROOT), **(env or {})},
+        timeout=120,
+        encoding="utf-8",
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., Done]:
+    """Run a command in an empty folder; COMMPLAN_HOME is below it."""
+    return lambda *words, **env: run(*words, cwd=tmp_path, env={"COMMPLAN_HOME": str(tmp_path / "home"), **env})
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """A copy of the onboarding plan, to be spoilt."""
+    shutil.copytree(ONBOARDING, tmp_path / "mine")
+    return tmp_path / "mine" / "plan.yaml"
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def require(done: Done, code: int, *words: str) -> str:
+    """Assert how a command ended and what it said where: a success on standard output, a refusal on standard error."""
+    assert done.returncode == code, done.stderr + done.stdout
+    said = done.stdout if code == 0 else done.stderr
+    for word in words:
+        assert word in said
+    if code:
+        assert done.stdout == ""
+    return said
+
+
+def test_help_imports_no_prefect_and_nothing_else_that_is_slow():
+    script = (
+        "import sys; from commplan.cli import app; from typer.testing import CliRunner;"
+        "result = CliRunner().invoke(app, ['--help']); assert result.exit_code == 0;"
+        "slow = {'prefect', 'sqlalchemy', 'scipy', 'jinja2', 'sendgrid', 'twilio', 'pydantic', 'sqlglot'};"
+        "print(result.output); print('slow:', sorted(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.endswith("slow: []\n")
+    for name in ("demo", "new", "check", "schema", "db", "contacts", "preview", "run", "status", "prove", "report"):
+        assert f"  {name} " in done.stdout
+
+
+def test_no_command_shows_help_and_an_unknown_one_is_an_error(command):
+    assert "Usage" in command().stdout + command().stderr
+    done = command("chekc")
+    assert done.returncode == 2
+    assert "chekc" in done.stderr
+
+
+def test_check_says_that_all_is_right_and_what_is_missing_before_it_can_run(command):
+    said = require(command("check", ONBOARDING / "plan.yaml"), 0, "all right", "3 steps", "5 goals")
+    assert "before it can run" in said
+    assert "CRM_DATABASE_URL" in said
+    assert "before it can run" not in require(
+        command("check", ONBOARDING / "plan.yaml", CRM_DATABASE_URL="sqlite:///x"), 0
+    )
+
+
+def test_check_names_every_fault_of_a_plan_by_line(command, plan):
+    replace(plan, "wait: P2D", "wait: 2 days")
+    replace(plan, "purpose: service ", "purpose: fun ")
+    replace(plan, "when: not responded(welcome)", "when: not responded(hello)")
+    lines = require(command("check", plan), 2).splitlines()
+    assert len(lines) == 3
+    for line, field in zip(lines, ("purpose", "wait", "when"), strict=True):
+        assert line.startswith(f"{plan}:")
+        assert field in line
+        assert int(line.removeprefix(f"{plan}:").split(":")[0]) > 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("welcome.email.en.txt.j2", "Hello {{ first_nam }}", "welcome.email.en.txt.j2:1"),
+        ("welcome.email.en.txt.j2", "Hello {{", "welcome.email.en.txt.j2:1"),
+        ("welcome.email.en.mjml.j2", "---\nsubject: x\n---\n<mj-texte>x</mj-texte>", "mj-texte"),
+        ("nudge.sms.en.txt.j2", "", "nudge.sms.en"),
+        ("sample.yaml", "- a list", "sample.yaml"),
+    ],
+)
+def test_check_and_preview_name_a_fault_of_a_template(command, plan, file, text, said):
+    (plan.parent / file).write_text(text, encoding="utf-8")
+    require(command("check", plan), 2, said)
+    require(command("preview", plan), 2, said)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"\xff\xfe\x00binary\x00",
+        b"plan: [",
+        b"just a text",
+        b"a: 1\na: 2\n",
+        b"plan: &a x\nb: *a\n",
+        b"[" * 60,
+    ],
+)
+def test_what_is_no_plan_at_all_is_one_message_with_the_place(command, tmp_path, content):
+    path = tmp_path / "plan.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    said = require(command("check", path), 2)
+    assert said.startswith(str(path))
+
+
+def test_a_folder_is_not_a_plan(command, tmp_path):
+    require(command("check", tmp_path), 2, str(tmp_path))
+
+
+def test_preview_shows_every_message_in_every_language_and_writes_the_html(command, tmp_path):
+    plan = ONBOARDING / "plan.yaml"
+    said = require(command("preview", plan, "--to", tmp_path / "html"), 0)
+    for words in ("Welcome to Kite, Ada", "欢迎使用纸鸢", "SMS part", "How was your first week"):
+        assert words in said
+    written = sorted(path.name for path in (tmp_path / "html").iterdir())
+    assert "welcome.welcome.en.html" in written
+    assert len(written) == 6
+    assert "Ada" in (tmp_path / "html" / "welcome.welcome.en.html").read_text(encoding="utf-8")
+    only = require(command("preview", plan, "--step", "nudge", "--locale", "zh"), 0)
+    assert "退订" in only
+    assert "Welcome" not in only
+
+
+def test_preview_of_a_step_or_language_that_does_not_exist_says_so(command):
+    plan = ONBOARDING / "plan.yaml"
+    require(command("preview", plan, "--step", "nugde"), 2, "nugde", "nudge")
+    require(command("preview", plan, "--locale", "fr"), 2, "fr")
+
+
+def test_new_makes_a_plan_that_checks_and_refuses_to_write_over_it(command, tmp_path):
+    templates = tmp_path / "templates"
+    shutil.copytree(ROOT / "templates", templates)
+    env = {"COMMPLAN_TEMPLATES": str(templates)}
+    said = require(command("new", "onboarding", "spring", **env), 0, "spring")
+    path = Path(said.splitlines()[0])
+    assert "plan: spring" in path.read_text(encoding="utf-8")
+    require(command("check", path, **env), 0, "all right")
+    require(command("new", "onboarding", "spring", **env), 2, "spring")
+    require(command("new", "onbording", "summer", **env), 2, "onboarding")
+    require(command("new", "onboarding", "../outside", **env), 2)
+    assert not (tmp_path / "outside").exists()
+
+
+def test_schema_is_a_json_schema(command):
+    schema = json.loads(require(command("schema"), 0))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert {"plan", "goals", "sequence"} <= set(schema["properties"])
+
+
+def test_db_upgrade_makes_a_store_and_may_be_repeated(command, tmp_path):
+    for _ in range(2):
+        require(command("db", "upgrade"), 0, "up to date")
+    assert (tmp_path / "home" / "store.sqlite").exists()
+    require(command("status"), 0, "Newest runs")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://nobody:hidden@127.0.0.1:1/x", "cannot be reached"),
+        ("sqlite:////proc/none/store.sqlite", "COMMPLAN_STORE_URL"),
+        ("mysql://user:hidden@localhost/x", "not supported"),
+        ("rubbish", "is not a database URL"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_said_plainly(command, url, said):
+    done = command("db", "upgrade", COMMPLAN_STORE_URL=url)
+    assert "hidden" not in require(done, 2, said)
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["status", "a@b"], ["prove", "a@b"], ["report", "a@b"], ["cancel", "a@b"]]
+)
+def test_asking_where_there_is_no_store_says_so_and_makes_none(command, tmp_path, words):
+    require(command(*words), 2, "there is no store here yet", "commplan db upgrade")
+    assert not (tmp_path / "home" / "store.sqlite").exists()
+
+
+@pytest.mark.parametrize("words", [["status", "a@b"], ["prove", "a@b"], ["report", "a@b"], ["cancel", "a@b"]])
+def test_an_unknown_run_is_named(command, words):
+    require(command("db", "upgrade"), 0)
+    require(command(*words), 2, "there is no run 'a@b'")
+
+
+def test_a_wrong_setting_is_named_and_its_value_is_not_shown(command):
+    done = command("status", COMMPLAN_EMAIL__BATCH="5000secret", COMMPLAN_MAX_RECIPIENTS="0")
+    said = require(done, 2, "COMMPLAN_EMAIL__BATCH", "COMMPLAN_MAX_RECIPIENTS")
+    assert "secret" not in said
+    assert len(said.splitlines()) == 2
+
+
+def test_run_names_every_variable_that_is_missing_and_writes_nothing(command, tmp_path):
+    done = command("run", ONBOARDING / "plan.yaml", "--run-key", "x")
+    require(
+        done,
+        2,
+        "CRM_DATABASE_URL",
+        "COMMPLAN_EMAIL__API_KEY",
+        "COMMPLAN_SMS__ACCOUNT_SID",
+        "COMMPLAN_SMS__AUTH_TOKEN",
+    )
+    assert not (tmp_path / "home").exists()
+
+
+CSV = "id,email,phone\n1,ada@person.example.com,+12025550123\n2,not an address,\n2,again@person.example.com,\n"
+
+
+def test_contacts_import_counts_and_writes_nothing_when_it_is_only_tried(command, tmp_path):
+    (tmp_path / "people.csv").write_text(CSV, encoding="utf-8")
+    tried = require(command("contacts", "import", "people.csv", "--people", "partners", "--dry-run"), 0)
+    assert not list((tmp_path / "home").glob("*contacts*"))
+    done = require(command("contacts", "import", "people.csv", "--people", "partners"), 0)
+    assert list((tmp_path / "home").glob("*contacts*"))
+    assert "person.example.com" not in tried + done
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x00\x01\x02", b"one column only\n"])
+def test_a_file_that_holds_no_people_is_refused_with_its_name(command, tmp_path, content):
+    if content is not None:
+        (tmp_path / "people.csv").write_bytes(content)
+    require(command("contacts", "import", "people.csv", "--people", "partners"), 2, "people.csv")
+
+
+def test_everything_works_in_a_folder_with_spaces_and_chinese_characters_and_in_a_plain_locale(tmp_path):
+    folder = tmp_path / "活动 计划"
+    folder.mkdir()
+    shutil.copytree(ONBOARDING, folder / "欢迎 plan")
+    for locale in ("C", "C.UTF-8"):
+        done = run("preview", folder / "欢迎 plan" / "plan.yaml", cwd=folder, locale=locale)
+        require(done, 0, "欢迎使用纸鸢")
+    require(run("db", "upgrade", cwd=folder, env={"COMMPLAN_HOME": "家 里"}), 0)
+    assert (folder / "家 里" / "store.sqlite").exists()
