@@ -69,7 +69,6 @@ def start(
     if run is None:
         plan, files = bundle.read_files(path, settings)
         bundle.require_ready(plan, settings)
-        _require_providers(settings, plan)
         run = ledger_run.start_run(
             store,
             plan=plan,
@@ -83,24 +82,6 @@ def start(
     campaign = Campaign(store, settings, run)
     campaign.require_fence()
     return campaign
-
-
-def _require_providers(settings: Settings, plan: Plan) -> None:
-    """Refuse to start where a provider cannot be reached: nobody would be written to until it is too late."""
-    gateways = open_gateways(settings, channels=plan.channels)
-    try:
-        for channel, gateway, url in (
-            (Channel.EMAIL, gateways.email, settings.email.base_url),
-            (Channel.SMS, gateways.sms, settings.sms.base_url),
-        ):
-            if channel in plan.channels:
-                try:
-                    gateway.connect()
-                except TransientError as error:
-                    remedy = "start `commplan sandbox`" if settings.provider_kind == "sandbox" else "see to the network"
-                    raise RunError(f"{url}: {error.reason}; {remedy}, then start the run again") from None
-    finally:
-        gateways.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +155,23 @@ class Campaign:
                 f"{run.run_key} was planned for real sending, and here only the allow list may be written to; "
                 "set COMMPLAN_LIVE as it was when the run was planned"
             )
+
+    def require_providers(self) -> None:
+        """Refuse to begin where a provider cannot be reached: nobody would be written to until it is too late.
+
+        RunError with the address and the remedy. A run that has begun waits for its providers instead.
+        """
+        ways = (
+            (Channel.EMAIL, self.gateways.email, self.settings.email.base_url),
+            (Channel.SMS, self.gateways.sms, self.settings.sms.base_url),
+        )
+        remedy = "start `commplan sandbox`" if self.settings.provider_kind == "sandbox" else "see to the network"
+        for channel, gateway, url in ways:
+            if channel in self.plan.channels:
+                try:
+                    gateway.connect()
+                except TransientError as error:
+                    raise RunError(f"{url}: {error.reason}; {remedy}, then start the run again") from None
 
     def resolve_audience(self, *, progress: Progress | None = None) -> audience.Resolution | None:
         """Freeze who the run is for: the snapshot, its exclusions and enrolments.

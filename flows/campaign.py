@@ -78,6 +78,8 @@ def prepare(plan: str, run_key: str | None) -> Campaign:
         scheduled=this_flow_run.scheduled_start_time or datetime.now(UTC),
         flow_run_id=str(this_flow_run.id),
     )
+    if running.state is RunState.FROZEN:
+        running.require_providers()
     get_run_logger().info("%s is %s", running.run.run_key, running.state.value)
     return running
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +32,42 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("COMMPLAN_") and name not in _FOR_THE_TESTS:
             monkeypatch.delenv(name)
+
+
+#: How the people of the tests are written to; nobody else has such an address or number.
+PERSONAL = re.compile(r"@person\.example\.com|\+?1 ?\(?202\)?[ -]?555[ -]?\d{4}|\+?86 ?138", re.IGNORECASE)
+
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({})))
+
+
+class _Leak(logging.Handler):
+    """Notes every log record of commplan that shows where a person of the tests is written to."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The record's own numbers, such as its time, may look like anything.
+        given = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        told = [record.getMessage(), *(f"{name}={value}" for name, value in given.items())]
+        if record.exc_info and record.exc_info[1] is not None:
+            told.append("".join(traceback.format_exception(record.exc_info[1])))
+        self.found += [f"{record.name}: {text}" for text in told if PERSONAL.search(text)]
+
+
+@pytest.fixture(autouse=True)
+def _no_personal_data_in_logs() -> Iterator[None]:
+    leak = _Leak()
+    logger = logging.getLogger("commplan")
+    level = logger.level
+    logger.addHandler(leak)
+    logger.setLevel(logging.DEBUG)
+    yield
+    logger.removeHandler(leak)
+    logger.setLevel(level)
+    assert leak.found == [], "personal data in a log record"
 
 
 @pytest.fixture

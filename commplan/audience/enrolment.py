@@ -17,7 +17,6 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -59,6 +58,7 @@ def enrol(store: Store, *, planning: Planning, plan: Plan, people: int, now: dat
     with store.write() as connection:
         planning.hold(connection)
         give_up_silent(connection, plan=plan.plan, but=planning.run_id)
+    _finish_releases(store, planning, plan)
     for first in range(1, people + 1, CHUNK):
         here = and_(
             recipients.c.run_id == planning.run_id,
@@ -77,6 +77,42 @@ def enrol(store: Store, *, planning: Planning, plan: Plan, people: int, now: dat
 def release(connection: Connection, run_id: RunId) -> None:
     """Give back the places a run has reserved and not kept. In the caller's transaction."""
     connection.execute(delete(enrolments).where(enrolments.c.run_id == run_id, enrolments.c.state == "reserved"))
+
+
+def _finish_releases(store: Store, planning: Planning, plan: Plan) -> None:
+    """Give back what runs that are over have reserved and cannot have written to, where they died before they could."""
+    left = and_(enrolments.c.run_id == runs.c.run_id, enrolments.c.state == "reserved")
+    with store.read() as connection:
+        over = (
+            connection.execute(
+                select(runs.c.run_id).where(
+                    runs.c.plan == plan.plan,
+                    runs.c.state.in_(_OVER),
+                    select(enrolments.c.run_id).where(left).correlate(runs).exists(),
+                )
+            )
+            .scalars()
+            .all()
+        )
+    for run_id in over:
+        perhaps_written_to = (
+            select(recipients.c.contact_id)
+            .join(messages, and_(messages.c.run_id == recipients.c.run_id, messages.c.seq == recipients.c.seq))
+            .where(messages.c.run_id == run_id, messages.c.step_no.in_(_STEPS), messages.c.state.in_(_PERHAPS))
+        )
+        useless = and_(
+            enrolments.c.run_id == run_id,
+            enrolments.c.state == "reserved",
+            enrolments.c.contact_id.not_in(perhaps_written_to),
+        )
+        more = True
+        while more:
+            some = select(enrolments.c.contact_id).where(useless).limit(CHUNK)
+            with store.write() as connection:
+                planning.hold(connection)
+                more = bool(
+                    connection.execute(delete(enrolments).where(useless, enrolments.c.contact_id.in_(some))).rowcount
+                )
 
 
 def _reserve(
@@ -122,17 +158,11 @@ def _is_free(plan: Plan, since: datetime | None) -> ColumnElement[bool]:
 
     over = of_plan(runs.c.state.in_(_OVER))
     abandoned = of_plan(and_(runs.c.state == RunState.FROZEN, runs.c.planner.is_(None)))
-    perhaps_written_to = (
-        select(recipients.c.run_id, recipients.c.contact_id)
-        .join(messages, and_(messages.c.run_id == recipients.c.run_id, messages.c.seq == recipients.c.seq))
-        .where(messages.c.run_id.in_(over), messages.c.step_no.in_(_STEPS), messages.c.state.in_(_PERHAPS))
-    )
-    holder = tuple_(enrolments.c.run_id, enrolments.c.contact_id)
     reserved = enrolments.c.state == "reserved"
     long_ago = false() if since is None else enrolments.c.at <= since
     return or_(
         and_(enrolments.c.state == "kept", long_ago),
-        and_(reserved, enrolments.c.run_id.in_(over), or_(long_ago, holder.not_in(perhaps_written_to))),
+        and_(reserved, long_ago, enrolments.c.run_id.in_(over)),
         and_(reserved, enrolments.c.run_id.in_(abandoned)),
     )
 

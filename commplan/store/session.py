@@ -114,6 +114,12 @@ class Store:
                 "has room on its disk, and is up to date (commplan db upgrade)"
             ) from None
 
+    @property
+    def may_exist(self) -> bool:
+        """Tell whether there is a file, where the database is one; on a server only connecting would tell."""
+        file = self._writer.url.database
+        return not self.is_sqlite or not file or Path(file).exists()
+
     def upgrade(self) -> None:
         """Create or migrate the tables; safe to run again and to run twice at once."""
         try:
@@ -150,6 +156,8 @@ def open_store(settings: Settings, *, create: bool = True) -> Store:
     Raises FenceError when the store was born for providers of the other kind or under another secret, or a live
     store is opened with a scaled clock; StoreError when it cannot be used.
     """
+    if not create and settings.store_url is None and not settings.home.exists():
+        raise _no_store()
     try:
         if settings.store_url is None:
             settings.home.mkdir(parents=True, exist_ok=True)
@@ -158,15 +166,22 @@ def open_store(settings: Settings, *, create: bool = True) -> Store:
         raise StoreError(f"COMMPLAN_HOME: {settings.home} cannot be written; choose another folder") from None
     store = Store(settings.store_address, settings.make_clock(), keyring)
     try:
+        # Connecting to a SQLite file that is not there would make it.
+        if not create and not store.may_exist:
+            raise _no_store()
         if not store.is_current():
             if not create and not inspect(store._reader).has_table("runs"):
-                raise StoreError("there is no store here yet; run `commplan db upgrade`, or set COMMPLAN_STORE_URL")
+                raise _no_store()
             store.upgrade()
         _check_birth(store, settings.provider_kind, settings)
     except BaseException:
         store.dispose()
         raise
     return store
+
+
+def _no_store() -> StoreError:
+    return StoreError("there is no store here yet; run `commplan db upgrade`, or set COMMPLAN_STORE_URL")
 
 
 def _check_birth(store: Store, kind: ProviderKind, settings: Settings) -> None:

@@ -124,7 +124,7 @@ enrolments = Table(
     Column("state", String(8), nullable=False),
     Column("at", UtcDateTime, nullable=False),
     _one_of("state", ("reserved", "kept")),
-    Index(None, "run_id"),
+    Index(None, "run_id", "state"),
 )
 
 #: A run's snapshot: everyone the source returned, excluded people included.

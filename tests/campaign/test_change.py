@@ -89,7 +89,7 @@ def test_a_run_with_an_unanswered_request_waits_for_its_receipt_and_then_for_the
     due = running.next_due()
     assert due is not None
     assert due.steps == (2,)
-    here.jump(days=1)
+    here.jump(hours=6)
     running.gather()
     here.send_due(running)
     assert {states[1] for states in here.states(running).values()} == {"accepted"}

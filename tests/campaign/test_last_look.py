@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, text, update
 
 from commplan.dispatch import Sender
-from commplan.errors import FenceError
+from commplan.errors import FenceError, StoreError
 from commplan.ids import new_attempt_id
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import WHOLE, claim
 from commplan.ledger.look import look
 from commplan.settings import EmailSettings, SmsSettings
-from commplan.store.tables import store_info
+from commplan.store import open_store
+from commplan.store.tables import attempts, messages, store_info
 from commplan.suppression import suppress
 from commplan.terms import Channel, Reason, RunState
 from tests.campaign.conftest import LETTER, PAIR, TEXT, Customer, crowd
@@ -304,3 +306,66 @@ def test_a_run_planned_for_everybody_is_not_carried_on_where_only_the_allow_list
     with pytest.raises(FenceError, match="COMMPLAN_LIVE"):
         here.start(plan, settings=live.model_copy(update={"live": None}))
     assert {row.state for row in here.rows().values()} == {"queued"}
+
+
+class _Witness:
+    """A gateway that looks at the ledger from outside while its request is under way."""
+
+    def __init__(self, inner, see: Callable[[], None]) -> None:
+        self._inner = inner
+        self._see = see
+
+    def connect(self) -> None:
+        self._inner.connect()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def send(self, request):
+        self._see()
+        return self._inner.send(request)
+
+
+@pytest.mark.parametrize("plan", [LETTER, TEXT], ids=["email", "sms"])
+def test_a_request_is_on_record_before_it_is_written_and_no_transaction_waits_for_its_answer(rehearse, plan):
+    here = rehearse(crowd(3))
+    running = here.ready(plan)
+    outside = open_store(here.settings)
+    seen: list[set[tuple[str, str]]] = []
+
+    def see() -> None:
+        with outside.read() as connection:
+            rows = connection.execute(
+                select(messages.c.state, attempts.c.outcome).join(
+                    attempts, attempts.c.attempt_id == messages.c.attempt_id
+                )
+            )
+            seen.append({tuple(row) for row in rows})
+        # Somebody else can write to those very rows at once: nobody holds them.
+        with outside.write() as connection:
+            connection.execute(update(messages).values(parts=1))
+
+    gateways = type(running.gateways)(
+        email=_Witness(running.gateways.email, see), sms=_Witness(running.gateways.sms, see)
+    )
+    try:
+        sender = Sender(store=here.store, gateways=gateways, settings=here.settings)
+        assert sender.send_step(running.run.run_id, 1).accepted == 3
+    finally:
+        outside.dispose()
+    assert len(seen) == (1 if plan is LETTER else 3)
+    assert set().union(*seen) == {("sending", "open")}
+
+
+def test_nothing_is_sent_while_the_suppression_list_cannot_be_read(rehearse):
+    here = rehearse(crowd(2))
+    running = here.ready()
+    with here.store.write() as connection:
+        connection.execute(text("ALTER TABLE suppressions RENAME TO elsewhere"))
+    with pytest.raises(StoreError):
+        here.send_due(running)
+    assert here.truth() == []
+    assert {row.state for row in here.rows().values()} == {"queued"}
+    with here.store.write() as connection:
+        connection.execute(text("ALTER TABLE elsewhere RENAME TO suppressions"))
+    assert here.send_due(running).accepted == 2

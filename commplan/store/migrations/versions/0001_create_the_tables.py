@@ -231,7 +231,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("plan", "people", "contact_id", name=op.f("pk_enrolments")),
     )
     with op.batch_alter_table("enrolments", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_enrolments_run_id"), ["run_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_enrolments_run_id_state"), ["run_id", "state"], unique=False)
 
     op.create_table(
         "evaluations",
@@ -419,7 +419,7 @@ def downgrade() -> None:
     op.drop_table("flow_runs")
     op.drop_table("evaluations")
     with op.batch_alter_table("enrolments", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_enrolments_run_id"))
+        batch_op.drop_index(batch_op.f("ix_enrolments_run_id_state"))
 
     op.drop_table("enrolments")
     with op.batch_alter_table("batches", schema=None) as batch_op:
