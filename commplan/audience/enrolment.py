@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     delete,
     false,
+    func,
     literal,
     or_,
     select,
@@ -82,36 +83,33 @@ def release(connection: Connection, run_id: RunId) -> None:
 def _finish_releases(store: Store, planning: Planning, plan: Plan) -> None:
     """Give back what runs that are over have reserved and cannot have written to, where they died before they could."""
     left = and_(enrolments.c.run_id == runs.c.run_id, enrolments.c.state == "reserved")
+    last = select(func.max(recipients.c.seq)).where(recipients.c.run_id == runs.c.run_id).scalar_subquery()
     with store.read() as connection:
-        over = (
-            connection.execute(
-                select(runs.c.run_id).where(
-                    runs.c.plan == plan.plan,
-                    runs.c.state.in_(_OVER),
-                    select(enrolments.c.run_id).where(left).correlate(runs).exists(),
-                )
+        over = connection.execute(
+            select(runs.c.run_id, func.coalesce(last, 0)).where(
+                runs.c.plan == plan.plan,
+                runs.c.state.in_(_OVER),
+                select(enrolments.c.run_id).where(left).correlate(runs).exists(),
             )
-            .scalars()
-            .all()
+        ).all()
+    for run_id, last in over:
+        perhaps_written_to = select(messages.c.seq).where(
+            messages.c.run_id == run_id, messages.c.step_no.in_(_STEPS), messages.c.state.in_(_PERHAPS)
         )
-    for run_id in over:
-        perhaps_written_to = (
-            select(recipients.c.contact_id)
-            .join(messages, and_(messages.c.run_id == recipients.c.run_id, messages.c.seq == recipients.c.seq))
-            .where(messages.c.run_id == run_id, messages.c.step_no.in_(_STEPS), messages.c.state.in_(_PERHAPS))
-        )
-        useless = and_(
-            enrolments.c.run_id == run_id,
-            enrolments.c.state == "reserved",
-            enrolments.c.contact_id.not_in(perhaps_written_to),
-        )
-        more = True
-        while more:
-            some = select(enrolments.c.contact_id).where(useless).limit(CHUNK)
+        for first in range(1, last + 1, CHUNK):
+            not_written_to = select(recipients.c.contact_id).where(
+                recipients.c.run_id == run_id,
+                recipients.c.seq.between(first, first + CHUNK - 1),
+                recipients.c.seq.not_in(perhaps_written_to),
+            )
             with store.write() as connection:
                 planning.hold(connection)
-                more = bool(
-                    connection.execute(delete(enrolments).where(useless, enrolments.c.contact_id.in_(some))).rowcount
+                connection.execute(
+                    delete(enrolments).where(
+                        enrolments.c.run_id == run_id,
+                        enrolments.c.state == "reserved",
+                        enrolments.c.contact_id.in_(not_written_to),
+                    )
                 )
 
 
@@ -137,17 +135,20 @@ def _reserve(
         where=and_(enrolments.c.run_id != run_id, _is_free(plan, since)),
     )
     connection.execute(reserved)
-    ours = (
+    # By the primary key alone: with statistics of an earlier day PostgreSQL would look through all places of the run.
+    holder = (
         select(enrolments.c.run_id)
         .where(
             enrolments.c.plan == plan.plan,
             enrolments.c.people == recipients.c.people,
             enrolments.c.contact_id == recipients.c.contact_id,
-            enrolments.c.run_id == run_id,
         )
         .correlate(recipients)
+        .scalar_subquery()
     )
-    connection.execute(update(recipients).where(here, ~ours.exists()).values(excluded=Reason.ALREADY_ENROLLED))
+    connection.execute(
+        update(recipients).where(here, holder.is_distinct_from(run_id)).values(excluded=Reason.ALREADY_ENROLLED)
+    )
 
 
 def _is_free(plan: Plan, since: datetime | None) -> ColumnElement[bool]:

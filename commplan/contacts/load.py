@@ -63,7 +63,7 @@ class ImportReport:
 
     def as_text(self) -> str:
         """Return the report in words, for a terminal."""
-        between = {",": "comma", ";": "semicolon", "\t": "tab"}.get(self.delimiter or "", "a workbook")
+        between = {",": "comma", ";": "semicolon", "\t": "tab", None: "a workbook"}.get(self.delimiter, self.delimiter)
         lines = [f"{self.imported:,} of {self.rows:,} rows read as {self.people!r} ({self.encoding}, {between})"]
         lines += [f"{count:,} rejected: {reason.replace('_', ' ')}" for reason, count in self.rejected.items()]
         lines += [

@@ -50,7 +50,7 @@ topic: getting-started
 owner: crm
 team: {crm: {}}
 goals:
-  - {id: reach, metric: delivered_rate, step: welcome, target: at least 95%}
+  - {id: arrive, metric: delivered_rate, step: welcome, target: at least 95%}
   - {id: activate, metric: conversion.activated, within: P3D, target: at least 10%}
   - {id: respond, metric: response_rate, step: welcome, target: at least 25%}
   - {id: content-people, metric: csat, target: at least 3}
