@@ -299,6 +299,7 @@ class Campaign:
                 source_url=self.source_url,
                 default_region=self.settings.default_region,
                 now=now,
+                max_leaving=self.settings.max_leaving,
             ).left
         _, unknown = close.sweep(store, run_id)
         if ask_source:

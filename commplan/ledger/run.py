@@ -191,13 +191,19 @@ def plan_of(connection: Connection, run_id: RunId) -> Plan:
 
 
 def begin(store: Store, run_id: RunId, *, allow_list_only: bool) -> None:
-    """Let a planned run begin to send; note whether it was planned for the allow list only. Own transaction."""
+    """Let a planned run begin to send; note whether it was planned for the allow list only. Own transaction.
+
+    RunError when the planning was given up in the meantime: it has to be done again.
+    """
+    planned = and_(runs.c.planner.is_not(None), runs.c.audience_size.is_not(None))
     with store.write() as connection:
-        connection.execute(
+        begun = connection.execute(
             update(runs)
-            .where(runs.c.run_id == run_id, runs.c.state == RunState.FROZEN)
+            .where(runs.c.run_id == run_id, runs.c.state == RunState.FROZEN, planned)
             .values(state=RunState.EXECUTING, allow_list_only=allow_list_only)
-        )
+        ).rowcount
+        if not begun:
+            raise RunError("the planning of this run was given up; start the same run again")
         record(connection, run_id, store.clock.now(), RunState.EXECUTING.value, {})
 
 
