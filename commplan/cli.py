@@ -324,14 +324,18 @@ def sandbox(
     key_file: Annotated[
         Path | None, typer.Option(help="Private key that signs event webhooks, PEM; made if it is not there")
     ] = None,
+    sink: Annotated[bool, typer.Option("--sink", help="Only accept and count: no people, no webhooks")] = False,
     fd: Descriptor = None,
 ) -> None:
     """Be SendGrid and Twilio, with simulated recipients, on this machine."""
     from commplan import logs
-    from commplan.sandbox.start import Wishes, start_sandbox
+    from commplan.sandbox.start import Wishes, start_sandbox, start_sink
     from commplan.settings import load_settings
 
     logs.set_up()
+    if sink:
+        start_sink(host=host, port=port, bound=_socket(fd))
+        return
     wishes = Wishes(crm=crm, contacts=contacts, seed=seed, switches=switches, key_file=key_file, day=day)
     start_sandbox(load_settings(), wishes, host=host, port=port, bound=_socket(fd))
 

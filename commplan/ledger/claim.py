@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, and_, insert, select, true, update
 from commplan.ids import BatchId, RunId
 from commplan.store import Store
 from commplan.store.tables import batches, messages, runs, skeletons
-from commplan.store.types import machine_now
+from commplan.store.types import among, machine_now
 from commplan.terms import Channel, MessageState, RunState
 
 
@@ -122,7 +122,7 @@ def claim(
             .where(
                 messages.c.run_id == run_id,
                 messages.c.step_no == step_no,
-                messages.c.seq.in_(seqs),
+                among(messages.c.seq, seqs),
                 messages.c.state == MessageState.QUEUED,
             )
             .values(state=MessageState.CLAIMED, batch_id=batch_id)

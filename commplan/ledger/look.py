@@ -5,12 +5,13 @@ Never opens a connection to anyone. What passes has its attempt committed; what 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, select, update
+import orjson
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, insert, select, update
 
 from commplan import condition as conditions
 from commplan import consent
@@ -23,7 +24,7 @@ from commplan.ledger.schedule import LOOK_LATER, zones_of
 from commplan.plan import Plan
 from commplan.store import Store
 from commplan.store.tables import attempts, batches, messages, recipients, runs
-from commplan.store.types import machine_now
+from commplan.store.types import among, machine_now
 from commplan.terms import AttemptOutcome, Channel, MessageState, Reason, RunState
 from commplan.window import next_open
 
@@ -66,27 +67,67 @@ def look(
     request may be written.
     """
     with store.write() as connection:
-        if not _renew(connection, batch, lease):
-            return []
-        now = store.clock.now()
-        mine = and_(
-            messages.c.run_id == batch.run_id,
-            messages.c.step_no == batch.step_no,
-            messages.c.seq.in_(seqs),
-            messages.c.batch_id == batch.batch_id,
-            messages.c.state == MessageState.CLAIMED,
+        return look_in(
+            connection,
+            store,
+            batch,
+            seqs=seqs,
+            attempt_ids=attempt_ids,
+            lease=lease,
+            allowed=allowed,
         )
-        state = connection.execute(select(runs.c.state).where(runs.c.run_id == batch.run_id)).scalar_one()
-        if state != RunState.EXECUTING:
-            to = MessageState.CANCELLED if state == RunState.CANCELLED else MessageState.QUEUED
-            reason = Reason.RUN_CANCELLED if state == RunState.CANCELLED else None
-            connection.execute(update(messages).where(mine).values(state=to, reason=reason, batch_id=None))
-            return []
-        plan = plan_of(connection, batch.run_id)
+
+
+def look_in(
+    connection: Connection,
+    store: Store,
+    batch: Batch,
+    *,
+    seqs: Sequence[int],
+    attempt_ids: Sequence[AttemptId],
+    lease: float,
+    allowed: Collection[AddressKey] | None,
+) -> list[Outgoing]:
+    """Do what `look` does, in the caller's transaction: nothing may be written before that is committed."""
+    if not _renew(connection, batch, lease):
+        return []
+    now = store.clock.now()
+    mine = and_(
+        messages.c.run_id == batch.run_id,
+        messages.c.step_no == batch.step_no,
+        among(messages.c.seq, seqs),
+        messages.c.batch_id == batch.batch_id,
+        messages.c.state == MessageState.CLAIMED,
+    )
+    state = connection.execute(select(runs.c.state).where(runs.c.run_id == batch.run_id)).scalar_one()
+    if state != RunState.EXECUTING:
+        to = MessageState.CANCELLED if state == RunState.CANCELLED else MessageState.QUEUED
+        reason = Reason.RUN_CANCELLED if state == RunState.CANCELLED else None
+        connection.execute(update(messages).where(mine).values(state=to, reason=reason, batch_id=None))
+        return []
+    if not store.is_sqlite:
+        # From here on nobody can change them; what the rules read is read by later statements, so it is newer.
+        connection.execute(select(messages.c.seq).where(mine).order_by(messages.c.seq).with_for_update()).all()
+    plan = plan_of(connection, batch.run_id)
+    rules = _rules(plan, batch, now=now, allowed=allowed)
+    rows = _examine(connection, batch, rules, mine=mine)
+    if any(row.moved for row in rows):
         follow_addresses(connection, batch.run_id, which=mine)
-        _refuse(connection, plan, batch, mine=mine, now=now, allowed=allowed)
-        passed = _open_hours(connection, plan, batch, mine=mine, now=now)
-        return _put_on_wire(connection, batch, passed=passed, attempt_ids=attempt_ids, seqs=seqs, now=now)
+        rows = _examine(connection, batch, rules, mine=mine)
+    _refuse(connection, rules, rows, mine=mine)
+    passed = [row for row in rows if row.rule is None]
+    closes_at = _open_hours(connection, plan, batch, passed, mine=mine, now=now)
+    return _put_on_wire(
+        connection,
+        batch,
+        [row for row in passed if row.seq in closes_at],
+        closes_at=closes_at,
+        attempt_of=dict(zip(seqs, attempt_ids, strict=True))
+        if len(attempt_ids) > 1
+        else dict.fromkeys(seqs, *attempt_ids),
+        mine=mine,
+        now=now,
+    )
 
 
 def _renew(connection: Connection, batch: Batch, lease: float) -> bool:
@@ -103,60 +144,98 @@ def _renew(connection: Connection, batch: Batch, lease: float) -> bool:
     )
 
 
-def _refuse(
-    connection: Connection,
-    plan: Plan,
-    batch: Batch,
-    *,
-    mine: ColumnElement[bool],
-    now: datetime,
-    allowed: Collection[AddressKey] | None,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """A reason not to send now: when it applies, to a row of messages joined with its recipient, and what follows."""
+
+    applies: ColumnElement[bool]
+    change: Mapping[str, object]
+
+
+def _rules(plan: Plan, batch: Batch, *, now: datetime, allowed: Collection[AddressKey] | None) -> list[_Rule]:
+    """Return the rules in order of precedence: the first that applies is the one that is reported."""
     step = plan.sequence[batch.step_no - 1]
-    suppressed = consent.suppressed(messages, plan.purpose, plan.topic)
     who = recipients.c
-    if batch.channel is Channel.EMAIL:
-        key, why_none, permission = who.email_key, who.email_reason, who.email_consent
-    else:
-        key, why_none, permission = who.phone_key, who.phone_reason, who.sms_consent
+    email = batch.channel is Channel.EMAIL
+    key, why_none = (who.email_key, who.email_reason) if email else (who.phone_key, who.phone_reason)
+    permission = who.email_consent if email else who.sms_consent
+    suppressed = consent.suppressed(messages, plan.purpose, plan.topic)
     of_person = and_(who.run_id == messages.c.run_id, who.seq == messages.c.seq)
-
-    def holds_for_person(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-        return select(who.seq).where(of_person, condition).correlate(messages).exists()
-
-    refused = consent.refused(batch.channel, permission, purpose=plan.purpose, basis=plan.basis)
-    rules: list[tuple[ColumnElement[bool], dict[str, object]]] = [
-        (
-            holds_for_person(who.left_at.is_not(None)),
-            {"state": MessageState.CANCELLED, "reason": Reason.LEFT_AUDIENCE},
+    rules = [
+        _Rule(
+            applies=who.left_at.is_not(None),
+            change={"state": MessageState.CANCELLED, "reason": Reason.LEFT_AUDIENCE},
         ),
-        (
-            holds_for_person(key.is_(None)),
-            {
+        _Rule(
+            applies=key.is_(None),
+            change={
                 "state": MessageState.CANCELLED,
                 "reason": select(why_none).where(of_person).correlate(messages).scalar_subquery(),
             },
         ),
-        (
-            suppressed.exists(),
-            {"state": MessageState.SUPPRESSED, "reason": suppressed.limit(1).scalar_subquery()},
+        _Rule(
+            applies=suppressed.exists(),
+            change={"state": MessageState.SUPPRESSED, "reason": suppressed.limit(1).scalar_subquery()},
         ),
-        (holds_for_person(refused), {"state": MessageState.SUPPRESSED, "reason": Reason.NO_CONSENT}),
+        _Rule(
+            applies=consent.refused(batch.channel, permission, purpose=plan.purpose, basis=plan.basis),
+            change={"state": MessageState.SUPPRESSED, "reason": Reason.NO_CONSENT},
+        ),
     ]
     if allowed is not None:
         outside = messages.c.address_key.not_in(allowed)
-        rules.append((outside, {"state": MessageState.CANCELLED, "reason": Reason.NOT_ON_ALLOW_LIST}))
+        rules.append(
+            _Rule(applies=outside, change={"state": MessageState.CANCELLED, "reason": Reason.NOT_ON_ALLOW_LIST})
+        )
     if step.condition is not None:
         holds = evidence.holds(step.condition, plan, messages)
         unsettled = and_(holds.is_(None), _awaits_receipt(step.condition, plan), messages.c.not_after >= now)
         rules += [
-            (unsettled, {"state": MessageState.QUEUED, "due_at": now + LOOK_LATER}),
-            (holds.is_(None), {"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_UNKNOWN}),
-            (~holds, {"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_FALSE}),
+            _Rule(applies=unsettled, change={"state": MessageState.QUEUED, "due_at": now + LOOK_LATER}),
+            _Rule(
+                applies=holds.is_(None),
+                change={"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_UNKNOWN},
+            ),
+            _Rule(applies=~holds, change={"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_FALSE}),
         ]
-    rules.append((messages.c.not_after < now, {"state": MessageState.EXPIRED, "reason": Reason.TOO_LATE}))
-    for applies, change in rules:
-        connection.execute(update(messages).where(mine, applies).values(**change, batch_id=None))
+    late = messages.c.not_after < now
+    rules.append(_Rule(applies=late, change={"state": MessageState.EXPIRED, "reason": Reason.TOO_LATE}))
+    return rules
+
+
+def _examine(
+    connection: Connection, batch: Batch, rules: Sequence[_Rule], *, mine: ColumnElement[bool]
+) -> Sequence[Row[Any]]:
+    """Return what is to be known of each message, with the number of the first rule against it, in one query."""
+    who = recipients.c
+    address, key = (who.email, who.email_key) if batch.channel is Channel.EMAIL else (who.phone, who.phone_key)
+    return connection.execute(
+        select(
+            messages.c.seq,
+            messages.c.slot_values,
+            messages.c.not_after,
+            address.label("address"),
+            (key != messages.c.address_key).label("moved"),
+            who.segment,
+            who.zone,
+            who.country,
+            case(*((rule.applies, number) for number, rule in enumerate(rules))).label("rule"),
+        )
+        .join(recipients, and_(who.run_id == messages.c.run_id, who.seq == messages.c.seq))
+        .where(mine)
+        .order_by(messages.c.seq)
+    ).all()
+
+
+def _refuse(
+    connection: Connection, rules: Sequence[_Rule], rows: Sequence[Row[Any]], *, mine: ColumnElement[bool]
+) -> None:
+    for number, rule in enumerate(rules):
+        against = [row.seq for row in rows if row.rule == number]
+        if against:
+            connection.execute(
+                update(messages).where(mine, among(messages.c.seq, against)).values(**rule.change, batch_id=None)
+            )
 
 
 def _awaits_receipt(condition: conditions.Condition, plan: Plan) -> ColumnElement[bool]:
@@ -180,75 +259,56 @@ def _awaits_receipt(condition: conditions.Condition, plan: Plan) -> ColumnElemen
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Passed:
-    seq: int
-    address: str = field(repr=False)
-    values: str = field(repr=False)
-    not_after: datetime
-    closes_at: datetime | None
-
-
 def _open_hours(
-    connection: Connection, plan: Plan, batch: Batch, *, mine: ColumnElement[bool], now: datetime
-) -> dict[int, _Passed]:
-    who = recipients.c
-    address, key = (who.email, who.email_key) if batch.channel is Channel.EMAIL else (who.phone, who.phone_key)
-    rows = connection.execute(
-        select(
-            messages.c.seq,
-            messages.c.slot_values,
-            messages.c.not_after,
-            address.label("address"),
-            (key == messages.c.address_key).label("is_looked_up"),
-            recipients.c.segment,
-            recipients.c.zone,
-            recipients.c.country,
-        )
-        .join(recipients, and_(recipients.c.run_id == messages.c.run_id, recipients.c.seq == messages.c.seq))
-        .where(mine)
-        # From here on nobody can cancel them: what is read now is what goes out.
-        .with_for_update(of=messages)
-    ).all()
-    passed: dict[int, _Passed] = {}
+    connection: Connection,
+    plan: Plan,
+    batch: Batch,
+    rows: Sequence[Row[Any]],
+    *,
+    mine: ColumnElement[bool],
+    now: datetime,
+) -> dict[int, datetime | None]:
+    """Return, for those in whose hours it is now, when these end; the others go back to the queue until theirs begin."""
+    hours: dict[tuple[str | None, str | None, str | None], tuple[datetime, datetime | None]] = {}
+    closes_at: dict[int, datetime | None] = {}
     closed: dict[datetime, list[int]] = {}
     for row in rows:
-        touch = plan.touch(batch.step_no, row.segment)
-        opens, closes = next_open(touch.window, now, zones_of(row.zone, row.country, plan.zone))
-        if not row.is_looked_up:
+        where = (row.segment, row.zone, row.country)
+        if where not in hours:
+            touch = plan.touch(batch.step_no, row.segment)
+            hours[where] = next_open(touch.window, now, zones_of(row.zone, row.country, plan.zone))
+        opens, closes = hours[where]
+        if row.moved:
             # The address changed under the look: another look, at the new one.
             closed.setdefault(now + timedelta(minutes=1), []).append(row.seq)
         elif opens > now:
             closed.setdefault(opens, []).append(row.seq)
         else:
-            passed[row.seq] = _Passed(
-                seq=row.seq, address=row.address, values=row.slot_values, not_after=row.not_after, closes_at=closes
-            )
+            closes_at[row.seq] = closes
     for opens, seqs in closed.items():
         connection.execute(
             update(messages)
-            .where(mine, messages.c.seq.in_(seqs))
+            .where(mine, among(messages.c.seq, seqs))
             .values(state=MessageState.QUEUED, due_at=opens, batch_id=None)
         )
-    return passed
+    return closes_at
 
 
 def _put_on_wire(
     connection: Connection,
     batch: Batch,
+    rows: Sequence[Row[Any]],
     *,
-    passed: dict[int, _Passed],
-    attempt_ids: Sequence[AttemptId],
-    seqs: Sequence[int],
+    closes_at: Mapping[int, datetime | None],
+    attempt_of: Mapping[int, AttemptId],
+    mine: ColumnElement[bool],
     now: datetime,
 ) -> list[Outgoing]:
-    if not passed:
+    if not rows:
         return []
-    ids = list(attempt_ids) * len(seqs) if len(attempt_ids) == 1 else list(attempt_ids)
-    attempt_of = {seq: attempt_id for seq, attempt_id in zip(seqs, ids, strict=True) if seq in passed}
     carried: dict[AttemptId, list[int]] = {}
-    for seq, attempt_id in attempt_of.items():
-        carried.setdefault(attempt_id, []).append(seq)
+    for row in rows:
+        carried.setdefault(attempt_of[row.seq], []).append(row.seq)
     connection.execute(
         insert(attempts).values(wire_machine=machine_now()),
         [
@@ -265,26 +325,34 @@ def _put_on_wire(
             for attempt_id, found in carried.items()
         ],
     )
-    for attempt_id, found in carried.items():
+    if len(carried) == 1:
+        [(attempt_id, found)] = carried.items()
+        connection.execute(
+            update(messages)
+            .where(mine, among(messages.c.seq, found))
+            .values(state=MessageState.SENDING, attempt_id=attempt_id)
+        )
+    else:
         connection.execute(
             update(messages)
             .where(
                 messages.c.run_id == batch.run_id,
                 messages.c.step_no == batch.step_no,
-                messages.c.seq.in_(found),
+                messages.c.seq == bindparam("of"),
                 messages.c.batch_id == batch.batch_id,
                 messages.c.state == MessageState.CLAIMED,
             )
-            .values(state=MessageState.SENDING, attempt_id=attempt_id)
+            .values(state=MessageState.SENDING, attempt_id=bindparam("attempt")),
+            [{"of": row.seq, "attempt": attempt_of[row.seq]} for row in rows],
         )
     return [
         Outgoing(
-            ref=MessageRef(batch.run_id, batch.step_no, seq),
-            attempt_id=attempt_id,
-            address=passed[seq].address,
-            values=tuple(json.loads(passed[seq].values)),
-            not_after=passed[seq].not_after,
-            closes_at=passed[seq].closes_at,
+            ref=MessageRef(batch.run_id, batch.step_no, row.seq),
+            attempt_id=attempt_of[row.seq],
+            address=row.address,
+            values=tuple(orjson.loads(row.slot_values)),
+            not_after=row.not_after,
+            closes_at=closes_at[row.seq],
         )
-        for seq, attempt_id in attempt_of.items()
+        for row in rows
     ]

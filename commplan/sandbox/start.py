@@ -16,7 +16,7 @@ from pathlib import Path
 
 from commplan.clock import Clock
 from commplan.errors import InputError
-from commplan.sandbox import crm
+from commplan.sandbox import crm, sink
 from commplan.sandbox.app import serve
 from commplan.sandbox.config import SandboxConfig, generate_key
 from commplan.sandbox.switches import Switches
@@ -101,6 +101,11 @@ def start_sandbox(
             sys.stdout.write(f"export {name}='{value}'\n")
     sys.stdout.flush()
     serve(config, sock=listening)
+
+
+def start_sink(*, host: str, port: int, bound: socket.socket | None = None) -> None:
+    """Serve a sink until it is ended: it accepts and counts, and simulates nothing. InputError as `start_sandbox`."""
+    sink.serve(bound if bound is not None else _listen(host, port))
 
 
 def _listen(host: str, port: int) -> socket.socket:
