@@ -18,28 +18,27 @@ from sqlalchemy import func, select, update
 
 from commplan import archive, audience, bundle, contacts, conversion, evaluation, metrics, notice, pricing, tracking
 from commplan.channels.base import Gateways, open_gateways
-from commplan.dispatch import Sender, Tally
+from commplan.dispatch import Sender, Tally, send_in_process
 from commplan.errors import FenceError, HaltError, InputError, RunError, TransientError
 from commplan.evaluation import Evaluation
 from commplan.fence import allowed_addresses
 from commplan.ledger import close, proof, schedule
 from commplan.ledger import run as ledger_run
-from commplan.ledger.claim import Shard
+from commplan.ledger.claim import WHOLE, Shard
 from commplan.ledger.enqueue import Enqueuer
 from commplan.ledger.readdress import follow_all
 from commplan.ledger.run import Run
 from commplan.ledger.schedule import Due
 from commplan.plan import Plan
 from commplan.rendering import render_run
-from commplan.settings import Settings
+from commplan.settings import Settings, as_environment
 from commplan.store import Store
 from commplan.store.tables import attempts, messages, recipients, runs
 from commplan.terms import AttemptOutcome, Channel, Reason, RunState, Verdict
 from commplan.witness import ask_sandbox
 
-#: A step is sent by one worker for every so many due messages, up to `MAX_SHARDS`.
-SHARD_SIZE = 5_000
-MAX_SHARDS = 2
+#: Fewer due messages than this are sent by this process: starting others would take longer.
+WORTH_A_PROCESS = 5_000
 
 Progress = Callable[[int], None]
 
@@ -307,21 +306,25 @@ class Campaign:
         schedule.drop_orphans(store, run_id)
         return Gathering(receipts=receipts, conversions=sum(converted.values()), left_audience=left, unknown=unknown)
 
-    def shards(self, step_no: int) -> list[Shard]:
-        """Return the shares in which a step's due messages are worth sending now; none when nothing is due."""
+    def senders(self, step_no: int) -> int:
+        """Return how many senders are worth starting for what is due of a step now; 0 when nothing is due."""
         due = schedule.due_count(self.store, run_id=self.run.run_id, step_no=step_no, now=self.store.clock.now())
-        count = min(MAX_SHARDS, -(-due // SHARD_SIZE))
-        return [Shard(index, count) for index in range(count)]
+        return min(self.settings.senders, -(-due // WORTH_A_PROCESS))
 
-    def dispatch(self, step_no: int, shard: Shard, *, progress: Progress | None = None) -> Tally:
-        """Send what is due of one step, or a shard of it.
+    def dispatch(
+        self, step_no: int, shard: Shard = WHOLE, *, alone: bool = True, progress: Progress | None = None
+    ) -> Tally:
+        """Send what is due of one step, or a shard of it; if not `alone`, all of it and in a process of its own.
 
-        RunError with one sentence when nothing can be sent until a person acts: the run is held then, and starting
-        the same occurrence again takes it up where it is.
+        Any number may be at it at once. RunError with one sentence when nothing can be sent until a person acts: the
+        run is held then, and starting the same occurrence again takes it up where it is.
         """
         self.require_fence()
-        sender = Sender(store=self.store, gateways=self.gateways, settings=self.frozen_settings)
         try:
+            if not alone:
+                environment = {**os.environ, **as_environment(self.settings)}
+                return send_in_process(self.run.run_key, step_no, environment=environment, progress=progress)
+            sender = Sender(store=self.store, gateways=self.gateways, settings=self.frozen_settings)
             return sender.send_step(self.run.run_id, step_no, shard=shard, progress=progress)
         except HaltError as error:
             ledger_run.set_state(

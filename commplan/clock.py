@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 
+def boottime() -> float:
+    """Return machine seconds that also pass while the machine sleeps, where the system can tell; for durations only."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
     """Plan time as a straight line through machine time: `origin` at machine second `anchor`, `factor` times as fast.

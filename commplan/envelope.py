@@ -5,7 +5,7 @@ Reprs show counts and ids, never an address or a text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,36 +16,45 @@ from commplan.ids import AttemptId, Token
 class EmailRecipient:
     """One recipient of an email batch.
 
-    `values` maps each placeholder of the batch's texts to what stands there for this person, already escaped for
-    the part it is in. `unsubscribe_url` is the one-click address of RFC 8058, None for an emergency.
+    `values` are what stands at the batch's placeholders for this person, in their order, already escaped for the part
+    they are in. `unsubscribe_url` is the one-click address of RFC 8058, None for an emergency.
     """
 
     token: Token
     address: str = field(repr=False)
-    values: Mapping[str, str] = field(repr=False)
+    values: Sequence[str] = field(repr=False)
     unsubscribe_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmailBatch:
-    """One request to an email provider: finished texts with placeholders, and everyone who shares them."""
+    """One request to an email provider: finished texts with placeholders, and everyone who shares them.
+
+    `write_by` is the `clock.boottime` after which it must not be written any more, None: whenever it may be.
+    """
 
     attempt_id: AttemptId
     subject: str = field(repr=False)
     text: str = field(repr=False)
     html: str = field(repr=False)
     recipients: Sequence[EmailRecipient] = field(repr=False)
+    placeholders: Sequence[str] = field(default=(), repr=False)
+    write_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextMessage:
-    """One SMS. `valid_for` is how many seconds of plan time it may wait in the provider's queue."""
+    """One SMS. `valid_for` is how many seconds of plan time it may wait in the provider's queue.
+
+    `write_by` is as in `EmailBatch`.
+    """
 
     attempt_id: AttemptId
     token: Token
     address: str = field(repr=False)
     body: str = field(repr=False)
     valid_for: int = 36_000
+    write_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

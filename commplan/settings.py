@@ -5,6 +5,7 @@ Nothing below the door reads the environment, and nothing is read at import.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -67,7 +68,7 @@ class SmsSettings(_Group):
     account_sid: str | None = Field(None, description="Twilio account; needed before anything is sent")
     auth_token: SecretStr | None = Field(None, description="Twilio auth token; also verifies its webhooks")
     from_number: str = Field("+15005550006", description="Sender number, E.164")
-    connections: int = Field(8, ge=1, le=64, description="Requests in flight at once")
+    connections: int = Field(32, ge=1, le=100, description="Requests in flight at once")
     timeout: float = Field(20.0, gt=0, le=25, description="Seconds to wait for an answer")
 
 
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
         le=1,
         description="Largest share of a run's people that may leave its audience from one look to the next",
     )
+    senders: int = Field(2, ge=1, le=64, description="Processes on this machine that send one step at once")
     default_region: str = Field(
         "US", min_length=2, max_length=2, description="Country of phone numbers written without one"
     )
@@ -159,6 +161,30 @@ class Settings(BaseSettings):
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 file.write(secrets.token_urlsafe(32))
         return Keyring(path.read_text(encoding="ascii").strip(), earlier)
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables from which another process reads the same settings; secrets are among them."""
+    variables: dict[str, str] = {}
+
+    def add(prefix: str, group: BaseModel) -> None:
+        for name in type(group).model_fields:
+            value, variable = getattr(group, name), f"{prefix}{name.upper()}"
+            if isinstance(value, BaseModel):
+                add(f"{variable}__", value)
+            elif isinstance(value, tuple):
+                variables[variable] = json.dumps([_plain(each) for each in value])
+            elif value is not None:
+                variables[variable] = _plain(value)
+
+    add("COMMPLAN_", settings)
+    return variables
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def load_settings() -> Settings:

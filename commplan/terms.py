@@ -112,6 +112,7 @@ class Reason(StrEnum):
     CONDITION_UNKNOWN = "condition_unknown"
     EARLIER_STEP_NOT_SENT = "earlier_step_not_sent"
     LEFT_AUDIENCE = "left_audience"
+    CONTENT_DAMAGED = "content_damaged"
     TOO_LATE = "too_late"
     RUN_CANCELLED = "run_cancelled"
     RUN_ENDED = "run_ended"

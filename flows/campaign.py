@@ -17,7 +17,6 @@ from commplan import campaign as work
 from commplan.campaign import Campaign
 from commplan.dispatch import Tally
 from commplan.errors import InputError
-from commplan.ledger.claim import Shard
 from commplan.settings import load_settings
 from commplan.store import open_store
 from commplan.terms import RunState
@@ -132,17 +131,17 @@ def gather(running: Campaign) -> None:
 
 
 def send(running: Campaign, step_no: int) -> None:
-    """Send what is due of a step, in as many shards as are worth it."""
-    step, shards = running.plan.sequence[step_no - 1], running.shards(step_no)
+    """Send what is due of a step, by as many senders as are worth it."""
+    step, senders = running.plan.sequence[step_no - 1], running.senders(step_no)
     futures = []
-    for shard in shards:
-        part = f" · {shard.index + 1} of {shard.count}" if shard.count > 1 else ""
+    for number in range(1, senders + 1):
+        part = f" · {number} of {senders}" if senders > 1 else ""
         named = dispatch.with_options(task_run_name=f"{step.step} · {step.channel}{part}")
-        futures.append(named.submit(running, step_no, shard))
+        futures.append(named.submit(running, step_no, alone=senders == 1))
     tally = Tally()
     for future in futures:
         tally += future.result()
-    if shards:
+    if senders:
         get_run_logger().info(
             "%s: %s accepted, %s refused, %s unknown", step.step, tally.accepted, tally.rejected, tally.unknown
         )
@@ -155,9 +154,9 @@ def send(running: Campaign, step_no: int) -> None:
 # Prefect never runs a task that sends a second time, and keeps nothing of it: the ledger is the memory.
 @task(retries=0, cache_policy=NO_CACHE, persist_result=False)
 @guarded
-def dispatch(running: Campaign, step_no: int, shard: Shard) -> Tally:
-    """Send one shard of a step: claim, last look, send, close, until nothing is due."""
-    return running.dispatch(step_no, shard)
+def dispatch(running: Campaign, step_no: int, *, alone: bool) -> Tally:
+    """Send what is due of a step, as one of its senders: claim, last look, send, close, until nothing is due."""
+    return running.dispatch(step_no, alone=alone)
 
 
 @task(task_run_name="evaluate", cache_policy=NO_CACHE)

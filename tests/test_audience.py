@@ -581,7 +581,6 @@ def send(store: Store, run_id: RunId, contact: str, state: str, *, step_no: int 
                 channel="email",
                 state=state,
                 address_key=f"key of {contact}",
-                slot_values="[]",
                 batch_id=batch,
                 attempt_id=attempt,
                 **values,

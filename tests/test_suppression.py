@@ -122,7 +122,6 @@ class Ledger:
                 channel=channel,
                 state="queued",
                 address_key=key,
-                slot_values="[]",
             )
         )
         reasons = consent.suppressed(messages, purpose, TOPIC)

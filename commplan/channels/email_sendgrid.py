@@ -127,7 +127,8 @@ class SendGridGateway:
         _check(batch)
         body = _serialise(self._shared(batch), [self._personalization(batch, each) for each in batch.recipients])
         try:
-            response = self._sendgrid.client.mail.send.post(request_body=body)
+            with self._transport.written_by(batch.write_by):
+                response = self._sendgrid.client.mail.send.post(request_body=body)
         except RejectedError as error:
             if error.index is not None and error.index >= len(batch.recipients):
                 error.index = None
@@ -155,7 +156,7 @@ class SendGridGateway:
     def _personalization(self, batch: EmailBatch, recipient: EmailRecipient) -> dict[str, object]:
         personalization: dict[str, object] = {
             "to": [{"email": recipient.address}],
-            "substitutions": dict(recipient.values),
+            "substitutions": dict(zip(batch.placeholders, recipient.values, strict=True)),
             "custom_args": {"cp_m": recipient.token, "cp_a": batch.attempt_id},
         }
         if recipient.unsubscribe_url is not None:
@@ -187,28 +188,30 @@ def _check(batch: EmailBatch) -> None:
         raise RejectedError(f"a request takes 1 to {MOST_RECIPIENTS} recipients")
     if _CONTROL.search(batch.subject):
         raise RejectedError("the subject holds a line break or control character")
-    placeholders = batch.recipients[0].values.keys()
-    in_subject = [placeholder for placeholder in placeholders if placeholder in batch.subject]
+    in_subject = [number for number, name in enumerate(batch.placeholders) if name in batch.subject]
+    names = sum(map(len, batch.placeholders))
     seen: set[str] = set()
     for index, recipient in enumerate(batch.recipients):
         address = recipient.address.casefold()
         if address in seen:
             raise RejectedError("the address is in this request already", index=index)
         seen.add(address)
-        if (problem := _problem(recipient, placeholders, in_subject)) is not None:
+        if (problem := _problem(recipient, batch.placeholders, names, in_subject)) is not None:
             raise RejectedError(problem, index=index)
 
 
-def _problem(recipient: EmailRecipient, placeholders: object, in_subject: Sequence[str]) -> str | None:
+def _problem(
+    recipient: EmailRecipient, placeholders: Sequence[str], names: int, in_subject: Sequence[int]
+) -> str | None:
     values = recipient.values
-    if values.keys() != placeholders:
+    if len(values) != len(placeholders):
         return "the values do not fit the placeholders of the batch"
     # A character is at most four bytes: the exact count is rarely needed.
-    if sum(map(len, values)) + sum(map(len, values.values())) > MOST_SUBSTITUTION_BYTES // 4:
-        size = sum(len((placeholder + value).encode(errors="replace")) for placeholder, value in values.items())
+    if names + sum(map(len, values)) > MOST_SUBSTITUTION_BYTES // 4:
+        size = sum(len(part.encode(errors="replace")) for part in (*placeholders, *values))
         if size > MOST_SUBSTITUTION_BYTES:
             return f"the values are longer than {MOST_SUBSTITUTION_BYTES} bytes"
-    if any(_CONTROL.search(values[placeholder]) for placeholder in in_subject):
+    if any(_CONTROL.search(values[number]) for number in in_subject):
         return "a value in the subject holds a line break or control character"
     if _CONTROL.search(recipient.address):
         return "the address holds a line break or control character"

@@ -95,14 +95,15 @@ class TwilioGateway:
         """
         _check(message)
         try:
-            created = self._messages.create_with_http_info(
-                to=message.address,
-                from_=self._from,
-                body=message.body,
-                validity_period=min(message.valid_for, LONGEST_VALIDITY),
-                # Five more tries at any failure of our receiver; the fragment is Twilio's to read, and never signed.
-                status_callback=f"{self._callback}?m={message.token}&a={message.attempt_id}#rc=5&rp=all",
-            )
+            with self._transport.written_by(message.write_by):
+                created = self._messages.create_with_http_info(
+                    to=message.address,
+                    from_=self._from,
+                    body=message.body,
+                    validity_period=min(message.valid_for, LONGEST_VALIDITY),
+                    # Five more tries at any failure of our receiver; the fragment is Twilio's to read, never signed.
+                    status_callback=f"{self._callback}?m={message.token}&a={message.attempt_id}#rc=5&rp=all",
+                )
         except (ValueError, AttributeError, TypeError):
             raise UnknownError("Twilio's answer is not the message it documents; it may have accepted") from None
         sid = plain_id(created.data.sid)

@@ -12,13 +12,15 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from commplan.channels.failures import Stage, of_transport
+from commplan.clock import boottime
+from commplan.errors import TransientError
 
 #: Seconds allowed for finding the host, connecting and the TLS handshake together (the resolver has limits of its own).
 CONNECT_SECONDS = 5.0
@@ -164,6 +166,16 @@ class Transport:
         self._lock = threading.Lock()
         self._free: list[_Connection] = []
         self._owner = os.getpid()
+        self._limit = threading.local()
+
+    @contextlib.contextmanager
+    def written_by(self, moment: float | None) -> Iterator[None]:
+        """Write no request of this thread after a moment of `clock.boottime`; TransientError instead, unwritten."""
+        self._limit.moment = moment
+        try:
+            yield
+        finally:
+            self._limit.moment = None
 
     def connect(self) -> None:
         """Have a connection ready, so that the next request is written at once; TransientError if none can be made."""
@@ -176,6 +188,10 @@ class Transport:
         """
         request = self._compose(method, target, headers, body)
         connection = self._take()
+        limit = getattr(self._limit, "moment", None)
+        if limit is not None and boottime() > limit:
+            connection.close()
+            raise TransientError("too much time has passed since the last look; nothing was sent")
         try:
             answer, reusable = connection.exchange(method, request, timeout=self._timeout)
         except Exception as error:

@@ -34,6 +34,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.CONDITION_UNKNOWN: "it was not known whether the condition of the step held",
     Reason.EARLIER_STEP_NOT_SENT: "the step before was not sent",
     Reason.LEFT_AUDIENCE: "left the audience meanwhile",
+    Reason.CONTENT_DAMAGED: "its frozen content was damaged in the store",
     Reason.TOO_LATE: "its time had passed",
     Reason.RUN_CANCELLED: "the run was cancelled",
     Reason.RUN_ENDED: "the run ended before it was known whether the earlier step arrived",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, and_, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, true, update
 
 from commplan.ids import BatchId, RunId
 from commplan.store import Store
@@ -62,6 +62,35 @@ WHOLE = Shard()
 
 
 def claim(
+    store: Store, *, run_id: RunId, step_no: int, worker: str, limit: int, lease: float, shard: Shard = WHOLE
+) -> Batch | None:
+    """Take up to `limit` due messages of a step that share a text; None when nothing is due or the run is stopped.
+
+    The lease is `lease` machine seconds on the database's clock. Own transaction. Two workers never get the same
+    message: on SQLite writers queue up, on PostgreSQL rows locked by another are skipped.
+    """
+    with store.write() as connection:
+        batch = pick(
+            connection, store, run_id=run_id, step_no=step_no, worker=worker, limit=limit, lease=lease, shard=shard
+        )
+        if batch is not None:
+            queued = and_(
+                messages.c.run_id == run_id,
+                messages.c.step_no == step_no,
+                among(messages.c.seq, batch.seqs),
+                messages.c.state == MessageState.QUEUED,
+            )
+            take_up(connection, batch, queued)
+    return batch
+
+
+def take_up(connection: Connection, batch: Batch, queued: ColumnElement[bool]) -> None:
+    """Note that the messages of a batch that was picked are claimed, in the caller's transaction."""
+    connection.execute(update(messages).where(queued).values(state=MessageState.CLAIMED, batch_id=batch.batch_id))
+
+
+def pick(
+    connection: Connection,
     store: Store,
     *,
     run_id: RunId,
@@ -69,74 +98,71 @@ def claim(
     worker: str,
     limit: int,
     lease: float,
-    shard: Shard = WHOLE,
+    shard: Shard,
 ) -> Batch | None:
-    """Take up to `limit` due messages of a step that share a text; None when nothing is due or the run is stopped.
-
-    The lease is `lease` machine seconds on the database's clock. Own transaction. Two workers never get the same
-    message: on SQLite writers queue up, on PostgreSQL rows locked by another are skipped.
-    """
+    """Choose what `claim` takes and open its batch, in the caller's transaction; the messages are still queued."""
     now = store.clock.now()
-    with store.write() as connection:
-        state = connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar_one()
-        if state != RunState.EXECUTING:
-            return None
-        due = and_(
-            messages.c.run_id == run_id,
-            messages.c.step_no == step_no,
-            messages.c.state == MessageState.QUEUED,
-            messages.c.due_at <= now,
-            shard.where(),
-        )
-        first = connection.execute(
-            select(messages.c.skeleton_no, messages.c.channel).where(due).order_by(messages.c.due_at).limit(1)
-        ).one_or_none()
-        if first is None:
-            return None
-        seqs = (
-            connection.execute(
-                select(messages.c.seq)
-                .where(due, messages.c.skeleton_no == first.skeleton_no)
-                .order_by(messages.c.due_at, messages.c.seq)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
-            .scalars()
-            .all()
-        )
-        if not seqs:
-            return None
-        batch_id = connection.execute(
-            insert(batches)
-            .values(
-                run_id=run_id,
-                step_no=step_no,
-                worker=worker,
-                claimed=len(seqs),
-                lease_machine=machine_now() + lease,
-            )
-            .returning(batches.c.batch_id)
-        ).scalar_one()
+    state = connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar_one()
+    if state != RunState.EXECUTING:
+        return None
+    due = and_(
+        messages.c.run_id == run_id,
+        messages.c.step_no == step_no,
+        messages.c.state == MessageState.QUEUED,
+        messages.c.due_at <= now,
+        shard.where(),
+    )
+    skeleton_no = _oldest(connection, run_id, due)
+    if skeleton_no is None:
+        return None
+    seqs = (
         connection.execute(
-            update(messages)
-            .where(
-                messages.c.run_id == run_id,
-                messages.c.step_no == step_no,
-                among(messages.c.seq, seqs),
-                messages.c.state == MessageState.QUEUED,
-            )
-            .values(state=MessageState.CLAIMED, batch_id=batch_id)
+            select(messages.c.seq)
+            .where(due, messages.c.skeleton_no == skeleton_no)
+            .order_by(messages.c.due_at, messages.c.seq)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
         )
-        text = connection.execute(
-            select(skeletons).where(skeletons.c.run_id == run_id, skeletons.c.skeleton_no == first.skeleton_no)
-        ).one()
+        .scalars()
+        .all()
+    )
+    if not seqs:
+        return None
+    batch_id = connection.execute(
+        insert(batches)
+        .values(
+            run_id=run_id,
+            step_no=step_no,
+            worker=worker,
+            claimed=len(seqs),
+            lease_machine=machine_now() + lease,
+        )
+        .returning(batches.c.batch_id)
+    ).scalar_one()
+    text = connection.execute(
+        select(skeletons).where(skeletons.c.run_id == run_id, skeletons.c.skeleton_no == skeleton_no)
+    ).one()
     return Batch(
         batch_id=BatchId(batch_id),
         run_id=run_id,
         step_no=step_no,
-        channel=Channel(first.channel),
+        channel=Channel(text.channel),
         seqs=tuple(seqs),
         text=Text(
             subject=text.subject, text=text.text, html=text.html, placeholders=tuple(json.loads(text.placeholders))
         ),
     )
+
+
+def _oldest(connection: Connection, run_id: RunId, due: ColumnElement[bool]) -> int | None:
+    """Return the skeleton of the message that has been due longest, by one look into the index for each skeleton."""
+    at = (
+        select(func.min(messages.c.due_at))
+        .where(due, messages.c.skeleton_no == skeletons.c.skeleton_no)
+        .correlate(skeletons)
+        .scalar_subquery()
+    )
+    waiting = select(skeletons.c.skeleton_no, at.label("at")).where(skeletons.c.run_id == run_id).subquery()
+    return connection.execute(
+        select(waiting.c.skeleton_no).where(waiting.c.at.is_not(None)).order_by(waiting.c.at).limit(1)
+    ).scalar_one_or_none()

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, bindparam, or_, select, update
 
 from commplan.ids import AttemptId, MessageRef, RunId
 from commplan.ledger.claim import Batch
 from commplan.ledger.schedule import release_followers
 from commplan.store import Store
 from commplan.store.tables import attempts, batches, enrolments, messages, recipients, runs
-from commplan.store.types import machine_now
+from commplan.store.types import among, machine_now
 from commplan.terms import AttemptOutcome, MessageState, Reason
 
 _ON_WIRE = (MessageState.SENDING, MessageState.UNKNOWN)
@@ -41,30 +41,58 @@ def _close_attempt(
     )
 
 
-def accept(store: Store, accepted: Mapping[AttemptId, str | None], *, now: datetime) -> int:
+def accept(
+    store: Store, accepted: Mapping[AttemptId, str | None], *, now: datetime, finishing: Batch | None = None
+) -> int:
     """Record that the provider took some requests, each with the id it answered, if any.
 
     Returns how many messages became accepted by it. Own transaction. Messages that a receipt has already moved on
-    keep what the receipt said and get the provider's id.
+    keep what the receipt said and get the provider's id. `finishing`: a batch that is closed by the same commit.
     """
-    refs: list[MessageRef] = []
     with store.write() as connection:
-        for attempt_id, provider_id in sorted(accepted.items()):
-            _close_attempt(connection, attempt_id, AttemptOutcome.ACCEPTED, provider_id=provider_id)
-            rows = connection.execute(
-                update(messages)
-                .where(messages.c.attempt_id == attempt_id, messages.c.state.in_(_ON_WIRE))
-                .values(state=MessageState.ACCEPTED, accepted_at=now, provider_id=provider_id)
-                .returning(messages.c.run_id, messages.c.step_no, messages.c.seq)
-            ).all()
-            if provider_id is not None:
-                connection.execute(
-                    update(messages)
-                    .where(messages.c.attempt_id == attempt_id, messages.c.provider_id.is_(None))
-                    .values(provider_id=provider_id)
-                )
-            refs.extend(MessageRef(row.run_id, row.step_no, row.seq) for row in rows)
-        keep(connection, refs, now=now)
+        count = accept_in(connection, accepted, now=now)
+        if finishing is not None:
+            _abandon(connection, [finishing.batch_id])
+    return count
+
+
+def accept_in(connection: Connection, accepted: Mapping[AttemptId, str | None], *, now: datetime) -> int:
+    """Do what `accept` does, in the caller's transaction."""
+    if not accepted:
+        return 0
+    connection.execute(
+        update(attempts)
+        .where(
+            attempts.c.attempt_id == bindparam("of"),
+            or_(attempts.c.outcome == AttemptOutcome.OPEN, attempts.c.outcome == AttemptOutcome.UNKNOWN),
+        )
+        .values(
+            outcome=AttemptOutcome.ACCEPTED,
+            provider_id=bindparam("provider"),
+            status=None,
+            code=None,
+            closed_machine=machine_now(),
+        ),
+        [{"of": attempt_id, "provider": provider_id} for attempt_id, provider_id in sorted(accepted.items())],
+    )
+    provider_id = (
+        select(attempts.c.provider_id)
+        .where(attempts.c.attempt_id == messages.c.attempt_id)
+        .correlate(messages)
+        .scalar_subquery()
+    )
+    of_attempts = messages.c.attempt_id.in_(accepted)
+    rows = connection.execute(
+        update(messages)
+        .where(of_attempts, messages.c.state.in_(_ON_WIRE))
+        .values(state=MessageState.ACCEPTED, accepted_at=now, provider_id=provider_id)
+        .returning(messages.c.run_id, messages.c.step_no, messages.c.seq)
+    ).all()
+    connection.execute(
+        update(messages).where(of_attempts, messages.c.provider_id.is_(None)).values(provider_id=provider_id)
+    )
+    refs = [MessageRef(row.run_id, row.step_no, row.seq) for row in rows]
+    keep(connection, refs, now=now)
     return len(refs)
 
 
@@ -81,19 +109,20 @@ def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -
             .values(first_accepted_at=now)
         )
         seqs = [ref.seq for ref in refs if ref.run_id == run_id]
-        for at in range(0, len(seqs), 500):
-            people = select(recipients.c.contact_id).where(
-                recipients.c.run_id == run_id, recipients.c.seq.in_(seqs[at : at + 500])
+        plan, people = connection.execute(select(runs.c.plan, runs.c.people).where(runs.c.run_id == run_id)).one()
+        reached = select(recipients.c.contact_id).where(recipients.c.run_id == run_id, among(recipients.c.seq, seqs))
+        connection.execute(
+            update(enrolments)
+            .where(
+                enrolments.c.plan == plan,
+                enrolments.c.people == people,
+                enrolments.c.contact_id.in_(reached),
+                enrolments.c.run_id == run_id,
+                # Written so that no index of the run's whole list is searched for it.
+                enrolments.c.state + "" == "reserved",
             )
-            connection.execute(
-                update(enrolments)
-                .where(
-                    enrolments.c.run_id == run_id,
-                    enrolments.c.state == "reserved",
-                    enrolments.c.contact_id.in_(people),
-                )
-                .values(state="kept", at=now)
-            )
+            .values(state="kept", at=now)
+        )
     release_followers(connection, refs)
 
 
@@ -203,7 +232,10 @@ def _abandon(connection: Connection, ended: Sequence[int], *, due_at: datetime |
     )
     unknown = connection.execute(
         update(messages)
-        .where(messages.c.batch_id.in_(closing), messages.c.state == MessageState.SENDING)
+        .where(
+            messages.c.attempt_id.in_(select(attempts.c.attempt_id).where(attempts.c.batch_id.in_(closing))),
+            messages.c.state == MessageState.SENDING,
+        )
         .values(state=MessageState.UNKNOWN)
     ).rowcount
     back: dict[str, object] = {"state": MessageState.QUEUED, "batch_id": None}

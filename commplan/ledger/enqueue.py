@@ -20,7 +20,7 @@ from commplan.ids import AddressKey, RunId
 from commplan.ledger.run import ranges
 from commplan.ledger.schedule import drop_orphans
 from commplan.store import Store
-from commplan.store.tables import messages, runs, skeletons
+from commplan.store.tables import message_values, messages, runs, skeletons
 from commplan.terms import Channel, MessageState, Reason, RunState
 
 
@@ -56,9 +56,10 @@ class Enqueuer:
         for first, last in ranges(self._store, self._run_id):
             with self._store.write() as connection:
                 self._require_frozen(connection)
-                connection.execute(
-                    delete(messages).where(messages.c.run_id == self._run_id, messages.c.seq.between(first, last))
-                )
+                for table in (messages, message_values):
+                    connection.execute(
+                        delete(table).where(table.c.run_id == self._run_id, table.c.seq.between(first, last))
+                    )
         with self._store.write() as connection:
             self._require_frozen(connection)
             connection.execute(delete(skeletons).where(skeletons.c.run_id == self._run_id))
@@ -81,6 +82,9 @@ class Enqueuer:
             if sendable:
                 upsert = sqlite.insert if self._store.is_sqlite else postgresql.insert
                 connection.execute(upsert(messages).on_conflict_do_nothing(), sendable)
+                connection.execute(
+                    insert(message_values), [self._values(draft) for draft in drafts if not draft.reason]
+                )
                 self._exclude_refused(connection, sendable)
 
     def _require_frozen(self, connection: Connection) -> None:
@@ -133,9 +137,12 @@ class Enqueuer:
             "due_at": draft.due_at,
             "not_after": draft.not_after,
             "skeleton_no": self._numbers[draft.skeleton.digest],
-            "slot_values": json.dumps(list(draft.values), ensure_ascii=False),
             "parts": draft.parts,
         }
+
+    def _values(self, draft: Draft) -> dict[str, Any]:
+        values = json.dumps(list(draft.values), ensure_ascii=False)
+        return {"run_id": self._run_id, "step_no": draft.step_no, "seq": draft.seq, "slot_values": values}
 
     def _exclude_refused(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         by_step: dict[int, list[Mapping[str, Any]]] = {}

@@ -5,6 +5,8 @@ Never opens a connection to anyone. What passes has its attempt committed; what 
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,15 +17,16 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, in
 
 from commplan import condition as conditions
 from commplan import consent
-from commplan.ids import AddressKey, AttemptId, MessageRef
+from commplan.clock import boottime
+from commplan.ids import AddressKey, AttemptId, MessageRef, RunId
 from commplan.ledger import evidence
-from commplan.ledger.claim import Batch
+from commplan.ledger.claim import WHOLE, Batch, Shard, pick, take_up
 from commplan.ledger.readdress import follow_addresses
 from commplan.ledger.run import plan_of
 from commplan.ledger.schedule import LOOK_LATER, zones_of
 from commplan.plan import Plan
 from commplan.store import Store
-from commplan.store.tables import attempts, batches, messages, recipients, runs
+from commplan.store.tables import attempts, batches, message_values, messages, recipients, runs
 from commplan.store.types import among, machine_now
 from commplan.terms import AttemptOutcome, Channel, MessageState, Reason, RunState
 from commplan.window import next_open
@@ -37,6 +40,16 @@ _PENDING = (
     MessageState.ACCEPTED,
 )
 
+#: Machine seconds after which what the last look saw is too old to be written on.
+OLDEST_LOOK = 5.0
+#: Machine seconds that may pass from its commit to the request; a process that was stopped in between finds out.
+LONGEST_PAUSE = 1.0
+
+
+def write_by(looked_at: float) -> float:
+    """Return until when a request may be written, by `clock.boottime`; to be asked once the look is committed."""
+    return min(looked_at + OLDEST_LOOK, boottime() + LONGEST_PAUSE)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
@@ -48,6 +61,8 @@ class Outgoing:
     values: tuple[str, ...] = field(repr=False)
     not_after: datetime
     closes_at: datetime | None
+    #: `clock.boottime` of the look.
+    looked_at: float
 
 
 def look(
@@ -67,15 +82,7 @@ def look(
     request may be written.
     """
     with store.write() as connection:
-        return look_in(
-            connection,
-            store,
-            batch,
-            seqs=seqs,
-            attempt_ids=attempt_ids,
-            lease=lease,
-            allowed=allowed,
-        )
+        return look_in(connection, store, batch, seqs=seqs, attempt_ids=attempt_ids, lease=lease, allowed=allowed)
 
 
 def look_in(
@@ -91,7 +98,6 @@ def look_in(
     """Do what `look` does, in the caller's transaction: nothing may be written before that is committed."""
     if not _renew(connection, batch, lease):
         return []
-    now = store.clock.now()
     mine = and_(
         messages.c.run_id == batch.run_id,
         messages.c.step_no == batch.step_no,
@@ -105,9 +111,63 @@ def look_in(
         reason = Reason.RUN_CANCELLED if state == RunState.CANCELLED else None
         connection.execute(update(messages).where(mine).values(state=to, reason=reason, batch_id=None))
         return []
+    attempt_of = (
+        dict(zip(seqs, attempt_ids, strict=True)) if len(attempt_ids) > 1 else dict.fromkeys(seqs, *attempt_ids)
+    )
+    return _pass(connection, store, batch, mine=mine, attempt_of=attempt_of, allowed=allowed)
+
+
+def take(
+    store: Store,
+    *,
+    run_id: RunId,
+    step_no: int,
+    worker: str,
+    limit: int,
+    lease: float,
+    attempt_id: AttemptId,
+    allowed: Collection[AddressKey] | None = None,
+    shard: Shard = WHOLE,
+) -> tuple[Batch, list[Outgoing] | None] | None:
+    """Claim due messages that share a text; emails get the last look in the same transaction, as one request.
+
+    None when nothing is due or the run is stopped. As with `look`, what is returned as outgoing may be written at
+    once; texts, which need a request each, are only claimed and come back as None.
+    """
+    with store.write() as connection:
+        batch = pick(
+            connection, store, run_id=run_id, step_no=step_no, worker=worker, limit=limit, lease=lease, shard=shard
+        )
+        if batch is None:
+            return None
+        queued = and_(
+            messages.c.run_id == run_id,
+            messages.c.step_no == step_no,
+            among(messages.c.seq, batch.seqs),
+            messages.c.state == MessageState.QUEUED,
+        )
+        if batch.channel is Channel.SMS:
+            take_up(connection, batch, queued)
+            return batch, None
+        attempt_of = dict.fromkeys(batch.seqs, attempt_id)
+        return batch, _pass(connection, store, batch, mine=queued, attempt_of=attempt_of, allowed=allowed)
+
+
+def _pass(
+    connection: Connection,
+    store: Store,
+    batch: Batch,
+    *,
+    mine: ColumnElement[bool],
+    attempt_of: Mapping[int, AttemptId],
+    allowed: Collection[AddressKey] | None,
+) -> list[Outgoing]:
+    """Give each of `mine` its state: on the wire, or why not."""
+    now = store.clock.now()
     if not store.is_sqlite:
         # From here on nobody can change them; what the rules read is read by later statements, so it is newer.
         connection.execute(select(messages.c.seq).where(mine).order_by(messages.c.seq).with_for_update()).all()
+    looked_at = boottime()
     plan = plan_of(connection, batch.run_id)
     rules = _rules(plan, batch, now=now, allowed=allowed)
     rows = _examine(connection, batch, rules, mine=mine)
@@ -116,18 +176,23 @@ def look_in(
         rows = _examine(connection, batch, rules, mine=mine)
     _refuse(connection, rules, rows, mine=mine)
     passed = [row for row in rows if row.rule is None]
+    values = _read_values(connection, batch, passed, mine=mine)
+    passed = [row for row in passed if row.seq in values]
     closes_at = _open_hours(connection, plan, batch, passed, mine=mine, now=now)
-    return _put_on_wire(
-        connection,
-        batch,
-        [row for row in passed if row.seq in closes_at],
-        closes_at=closes_at,
-        attempt_of=dict(zip(seqs, attempt_ids, strict=True))
-        if len(attempt_ids) > 1
-        else dict.fromkeys(seqs, *attempt_ids),
-        mine=mine,
-        now=now,
-    )
+    going = [row for row in passed if row.seq in closes_at]
+    _put_on_wire(connection, batch, [row.seq for row in going], attempt_of=attempt_of, mine=mine, now=now)
+    return [
+        Outgoing(
+            ref=MessageRef(batch.run_id, batch.step_no, row.seq),
+            attempt_id=attempt_of[row.seq],
+            address=row.address,
+            values=values[row.seq],
+            not_after=row.not_after,
+            closes_at=closes_at[row.seq],
+            looked_at=looked_at,
+        )
+        for row in going
+    ]
 
 
 def _renew(connection: Connection, batch: Batch, lease: float) -> bool:
@@ -212,7 +277,7 @@ def _examine(
     return connection.execute(
         select(
             messages.c.seq,
-            messages.c.slot_values,
+            message_values.c.slot_values,
             messages.c.not_after,
             address.label("address"),
             (key != messages.c.address_key).label("moved"),
@@ -222,6 +287,14 @@ def _examine(
             case(*((rule.applies, number) for number, rule in enumerate(rules))).label("rule"),
         )
         .join(recipients, and_(who.run_id == messages.c.run_id, who.seq == messages.c.seq))
+        .outerjoin(
+            message_values,
+            and_(
+                message_values.c.run_id == messages.c.run_id,
+                message_values.c.step_no == messages.c.step_no,
+                message_values.c.seq == messages.c.seq,
+            ),
+        )
         .where(mine)
         .order_by(messages.c.seq)
     ).all()
@@ -259,6 +332,25 @@ def _awaits_receipt(condition: conditions.Condition, plan: Plan) -> ColumnElemen
     )
 
 
+def _read_values(
+    connection: Connection, batch: Batch, rows: Sequence[Row[Any]], *, mine: ColumnElement[bool]
+) -> dict[int, tuple[str, ...]]:
+    """Return each message's frozen values; one whose values are damaged is cancelled rather than sent with a guess."""
+    values: dict[int, tuple[str, ...]] = {}
+    for row in rows:
+        with contextlib.suppress(ValueError, TypeError):
+            found = tuple(orjson.loads(row.slot_values))
+            if len(found) == len(batch.text.placeholders) and all(isinstance(value, str) for value in found):
+                values[row.seq] = found
+    if damaged := [row.seq for row in rows if row.seq not in values]:
+        connection.execute(
+            update(messages)
+            .where(mine, among(messages.c.seq, damaged))
+            .values(state=MessageState.CANCELLED, reason=Reason.CONTENT_DAMAGED, batch_id=None)
+        )
+    return values
+
+
 def _open_hours(
     connection: Connection,
     plan: Plan,
@@ -268,7 +360,7 @@ def _open_hours(
     mine: ColumnElement[bool],
     now: datetime,
 ) -> dict[int, datetime | None]:
-    """Return, for those in whose hours it is now, when these end; the others go back to the queue until theirs begin."""
+    """Return, for those in whose hours it is now, when these end; put the others back until theirs begin."""
     hours: dict[tuple[str | None, str | None, str | None], tuple[datetime, datetime | None]] = {}
     closes_at: dict[int, datetime | None] = {}
     closed: dict[datetime, list[int]] = {}
@@ -297,18 +389,15 @@ def _open_hours(
 def _put_on_wire(
     connection: Connection,
     batch: Batch,
-    rows: Sequence[Row[Any]],
+    seqs: Sequence[int],
     *,
-    closes_at: Mapping[int, datetime | None],
     attempt_of: Mapping[int, AttemptId],
     mine: ColumnElement[bool],
     now: datetime,
-) -> list[Outgoing]:
-    if not rows:
-        return []
-    carried: dict[AttemptId, list[int]] = {}
-    for row in rows:
-        carried.setdefault(attempt_of[row.seq], []).append(row.seq)
+) -> None:
+    if not seqs:
+        return
+    carried = Counter(attempt_of[seq] for seq in seqs)
     connection.execute(
         insert(attempts).values(wire_machine=machine_now()),
         [
@@ -318,41 +407,18 @@ def _put_on_wire(
                 "run_id": batch.run_id,
                 "step_no": batch.step_no,
                 "channel": batch.channel,
-                "messages": len(found),
+                "messages": count,
                 "wire_at": now,
                 "outcome": AttemptOutcome.OPEN,
             }
-            for attempt_id, found in carried.items()
+            for attempt_id, count in carried.items()
         ],
     )
+    sending = update(messages).where(mine).values(state=MessageState.SENDING, batch_id=batch.batch_id)
     if len(carried) == 1:
-        [(attempt_id, found)] = carried.items()
-        connection.execute(
-            update(messages)
-            .where(mine, among(messages.c.seq, found))
-            .values(state=MessageState.SENDING, attempt_id=attempt_id)
-        )
+        connection.execute(sending.where(among(messages.c.seq, seqs)).values(attempt_id=attempt_of[seqs[0]]))
     else:
         connection.execute(
-            update(messages)
-            .where(
-                messages.c.run_id == batch.run_id,
-                messages.c.step_no == batch.step_no,
-                messages.c.seq == bindparam("of"),
-                messages.c.batch_id == batch.batch_id,
-                messages.c.state == MessageState.CLAIMED,
-            )
-            .values(state=MessageState.SENDING, attempt_id=bindparam("attempt")),
-            [{"of": row.seq, "attempt": attempt_of[row.seq]} for row in rows],
+            sending.where(messages.c.seq == bindparam("of")).values(attempt_id=bindparam("attempt")),
+            [{"of": seq, "attempt": attempt_of[seq]} for seq in seqs],
         )
-    return [
-        Outgoing(
-            ref=MessageRef(batch.run_id, batch.step_no, row.seq),
-            attempt_id=attempt_of[row.seq],
-            address=row.address,
-            values=tuple(orjson.loads(row.slot_values)),
-            not_after=row.not_after,
-            closes_at=closes_at[row.seq],
-        )
-        for row in rows
-    ]

@@ -33,6 +33,7 @@ from commplan.store.tables import (
     evaluations,
     flow_runs,
     gatherings,
+    message_values,
     messages,
     plan_locks,
     recipients,
@@ -398,6 +399,7 @@ def discard_run(store: Store, run_id: RunId) -> None:
             raise RunError("this run has sent messages; cancel it instead of discarding it")
         for table in (
             messages,
+            message_values,
             skeletons,
             conversions,
             gatherings,

@@ -15,6 +15,7 @@ from babel.core import get_global
 from sqlalchemy import Connection, and_, bindparam, func, select, update
 
 from commplan.ids import MessageRef, RunId
+from commplan.ledger.claim import Shard
 from commplan.ledger.run import plan_of, ranges
 from commplan.ledger.state import NEVER_SENT
 from commplan.plan import Plan, Touch
@@ -217,6 +218,29 @@ def _awaits_evidence(connection: Connection, run_id: RunId, now: datetime) -> bo
         .limit(1)
     ).first()
     return found is not None
+
+
+def postpone(store: Store, run_id: RunId, step_no: int, *, shard: Shard, until: datetime) -> int:
+    """Make what is due of a step due later, because its provider cannot be reached; return how many.
+
+    Short transactions of its own, each over a range of recipients.
+    """
+    postponed = 0
+    for first, last in ranges(store, run_id):
+        with store.write() as connection:
+            postponed += connection.execute(
+                update(messages)
+                .where(
+                    messages.c.run_id == run_id,
+                    messages.c.step_no == step_no,
+                    messages.c.seq.between(first, last),
+                    messages.c.state == MessageState.QUEUED,
+                    messages.c.due_at < until,
+                    shard.where(),
+                )
+                .values(due_at=until)
+            ).rowcount
+    return postponed
 
 
 def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> int:

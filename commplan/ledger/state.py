@@ -19,6 +19,10 @@ TRANSITIONS: Mapping[S, Mapping[S, str]] = {
     },
     S.QUEUED: {
         S.CLAIMED: "a worker takes it into its batch",
+        S.SENDING: "a worker takes it, and the last look found nothing against it",
+        S.SUPPRESSED: "as from claimed",
+        S.NOT_NEEDED: "as from claimed",
+        S.EXPIRED: "as from claimed",
         S.CANCELLED: "the run was cancelled, or somebody else has the address now",
     },
     S.CLAIMED: {

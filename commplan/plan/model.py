@@ -257,6 +257,11 @@ class Plan(Part):
         found = {step.channel for step in self.sequence}
         return frozenset(found | {c.channel for s in self.sequence for c in s.by_segment.values() if c.channel})
 
+    def channels_of(self, step_no: int) -> list[Channel]:
+        """Return the channels that a step uses, for any segment."""
+        step = self.sequence[step_no - 1]
+        return sorted({step.channel, *(change.channel for change in step.by_segment.values() if change.channel)})
+
     @property
     def zone(self) -> ZoneInfo:
         """The zone that the plan's own times are written in."""

@@ -124,7 +124,12 @@ enrolments = Table(
     Column("state", String(8), nullable=False),
     Column("at", UtcDateTime, nullable=False),
     _one_of("state", ("reserved", "kept")),
-    Index(None, "run_id", "state"),
+    Index(
+        "ix_enrolments_reserved",
+        "run_id",
+        sqlite_where=Column("state") == "reserved",
+        postgresql_where=Column("state") == "reserved",
+    ),
 )
 
 #: A run's snapshot: everyone the source returned, excluded people included.
@@ -187,7 +192,6 @@ messages = Table(
     Column("due_at", UtcDateTime),
     Column("not_after", UtcDateTime),
     Column("skeleton_no", Integer),
-    Column("slot_values", Text),  # JSON: list, in the order of the skeleton's placeholders
     Column("parts", SmallInteger),  # SMS parts
     Column("batch_id", BigInteger),
     Column("attempt_id", String(32)),
@@ -204,22 +208,44 @@ messages = Table(
     Column("opted_out_at", UtcDateTime),
     Column("complained_at", UtcDateTime),
     ForeignKeyConstraint(["run_id", "seq"], ["recipients.run_id", "recipients.seq"]),
-    UniqueConstraint("run_id", "step_no", "address_key"),
+    UniqueConstraint("address_key", "run_id", "step_no"),  # in this order it also finds the messages to an address
     _one_of("state", MessageState),
     CheckConstraint(
-        "state IN ('excluded', 'cancelled', 'not_needed', 'suppressed', 'expired') "
-        "OR (address_key IS NOT NULL AND slot_values IS NOT NULL)",
+        "state IN ('excluded', 'cancelled', 'not_needed', 'suppressed', 'expired') OR address_key IS NOT NULL",
         name="sendable",
     ),
     CheckConstraint("state NOT IN ('claimed', 'sending') OR batch_id IS NOT NULL", name="claimed_by_a_batch"),
     CheckConstraint(
         "state NOT IN ('sending', 'unknown', 'accepted', 'delivered') OR attempt_id IS NOT NULL", name="attempted"
     ),
-    Index(None, "run_id", "step_no", "state", "due_at"),
-    Index(None, "batch_id"),
+    # Only of what waits to be claimed: every other change of state leaves it alone.
+    Index(
+        "ix_messages_queued",
+        "run_id",
+        "step_no",
+        "skeleton_no",
+        "due_at",
+        sqlite_where=Column("state") == "queued",
+        postgresql_where=Column("state") == "queued",
+    ),
+    Index(
+        "ix_messages_claimed",
+        "batch_id",
+        sqlite_where=Column("state") == "claimed",
+        postgresql_where=Column("state") == "claimed",
+    ),
     Index(None, "attempt_id"),
-    Index(None, "provider_id"),
-    Index(None, "address_key"),
+    sqlite_with_rowid=False,
+)
+
+#: What stands at each placeholder of a message's skeleton: written once, so that a change of state rewrites none of it.
+message_values = Table(
+    "message_values",
+    metadata,
+    Column("run_id", BigInteger, primary_key=True),
+    Column("step_no", SmallInteger, primary_key=True, autoincrement=False),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("slot_values", Text, nullable=False),  # JSON: list, in the order of the skeleton's placeholders
     sqlite_with_rowid=False,
 )
 

@@ -217,8 +217,8 @@ class Rehearsal:
         """Send everything that is due now, once through the steps."""
         tally = Tally()
         for step_no in range(1, len(running.plan.sequence) + 1):
-            for shard in running.shards(step_no):
-                tally += running.dispatch(step_no, shard)
+            if running.senders(step_no):
+                tally += running.dispatch(step_no)
         return tally
 
     def send_until_quiet(self, running: Campaign) -> None:
@@ -237,8 +237,8 @@ class Rehearsal:
                 self.catch_up()
                 running.gather()
             for step_no in due.steps:
-                for shard in running.shards(step_no):
-                    running.dispatch(step_no, shard)
+                if running.senders(step_no):
+                    running.dispatch(step_no)
         time.sleep(self.clock.seconds_until(running.evaluation_time()))
         self.catch_up()
         running.gather()

@@ -124,7 +124,7 @@ def test_what_the_database_forbids_cannot_be_written_at_all(told):
         {"address_key": taken},
         {"state": "sending", "batch_id": None},
         {"state": "accepted", "attempt_id": None},
-        {"state": "queued", "slot_values": None},
+        {"state": "queued", "address_key": None},
         {"state": "elsewhere"},
     ):
         with pytest.raises(StoreError), here.store.write() as connection:

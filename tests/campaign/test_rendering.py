@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from commplan.errors import InputError
 from commplan.ledger.run import list_runs
-from commplan.store.tables import messages, skeletons
+from commplan.store.tables import message_values, skeletons
 from tests.campaign.conftest import PAIR, PLAN, Customer, crowd
 
 
@@ -80,7 +80,11 @@ def test_people_who_share_a_text_share_a_skeleton_and_differ_in_their_values(reh
             .where(skeletons.c.channel == "email", skeletons.c.content != "survey")
             .order_by(skeletons.c.content, skeletons.c.locale)
         ).all()
-        values = connection.execute(select(messages.c.slot_values).where(messages.c.step_no == 1)).scalars().all()
+        values = (
+            connection.execute(select(message_values.c.slot_values).where(message_values.c.step_no == 1))
+            .scalars()
+            .all()
+        )
     assert [tuple(row) for row in welcomes] == [("welcome", "en"), ("welcome", "zh"), ("welcome-vip", "en")]
     assert len(set(values)) == 22
     assert any("Person7" in value for text in values for value in json.loads(text))

@@ -25,11 +25,12 @@ _EMAIL = EmailBatch(
     subject="Hello cp-x-1",
     text="Dear cp-x-1",
     html="<p>Dear cp-x-2</p>",
+    placeholders=["cp-x-1", "cp-x-2"],
     recipients=[
         EmailRecipient(
             token=Token(f"{name:x<22}"),
             address=f"{name}@person.example.com",
-            values={"cp-x-1": f"Dear {name}", "cp-x-2": f"Dear {name}"},
+            values=[f"Dear {name}", f"Dear {name}"],
             unsubscribe_url=f"https://mail.example.com/u/{name}",
         )
         for name in ("Ann", "Bob", "Eve")

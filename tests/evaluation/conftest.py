@@ -223,7 +223,7 @@ class Ledger:
                 full.append(
                     every
                     | at
-                    | {"address_key": f"{row['seq']:032x}" if sendable else None, "slot_values": "[]"}
+                    | {"address_key": f"{row['seq']:032x}" if sendable else None}
                     | {"batch_id": batch_id, "attempt_id": attempt_id if row["state"] in _ON_THE_WIRE else None}
                     | row
                 )

@@ -63,7 +63,7 @@ class Books:
                 if given is None:
                     continue
                 channel = self.plan.sequence[step_no - 1].channel
-                row = {"channel": channel, "address_key": f"{seq:032x}", "slot_values": "[]", "batch_id": 1}
+                row = {"channel": channel, "address_key": f"{seq:032x}", "batch_id": 1}
                 row |= {"attempt_id": f"{seq:032x}"} | given
                 connection.execute(insert(messages).values(run_id=self.run_id, step_no=step_no, seq=seq, **row))
             for name, after in (converted or {}).items():

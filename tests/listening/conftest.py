@@ -124,7 +124,6 @@ class World:
                         "channel": channel,
                         "state": state,
                         "address_key": key(channel, self.email(seq) if channel == "email" else self.phone(seq)),
-                        "slot_values": "[]",
                         "batch_id": batch,
                         "attempt_id": attempt,
                         "accepted_at": wire if taken else None,

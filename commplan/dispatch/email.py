@@ -1,0 +1,92 @@
+"""Sending a batch of emails: one request for all who share a text, smaller ones for what is left of a refused one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+from commplan.channels.base import EmailGateway
+from commplan.dispatch.failure import close_failure
+from commplan.dispatch.patience import Patience
+from commplan.dispatch.tally import Tally
+from commplan.envelope import EmailBatch, EmailRecipient
+from commplan.errors import DeliveryError, TransientError
+from commplan.ids import AddressKey, TokenPurpose, new_attempt_id
+from commplan.ledger import close
+from commplan.ledger.claim import Batch
+from commplan.ledger.look import Outgoing, look, write_by
+from commplan.store import Store
+
+
+def send_emails(
+    store: Store,
+    gateway: EmailGateway,
+    batch: Batch,
+    outgoing: Sequence[Outgoing],
+    *,
+    public_url: str,
+    lease: float,
+    allowed: Collection[AddressKey] | None,
+    tally: Tally,
+) -> bool:
+    """Send what passed the last look, and again what a refusal of others left; False when patience ran out.
+
+    Closes the batch with the last acceptance. Raises HaltError when nothing can be sent until a person acts.
+    """
+    patience = Patience()
+    groups: list[list[int]] = []
+    while True:
+        if outgoing:
+            attempt_id, sent = outgoing[0].attempt_id, [out.ref.seq for out in outgoing]
+            try:
+                acceptance = gateway.send(_request(store, batch, outgoing, public_url=public_url))
+            except DeliveryError as error:
+                groups.extend(close_failure(store, attempt_id, sent, error, tally))
+                if isinstance(error, TransientError) and not patience.wait(error):
+                    return False
+            else:
+                close.accept(
+                    store,
+                    {attempt_id: acceptance.provider_id},
+                    now=store.clock.now(),
+                    finishing=None if groups else batch,
+                )
+                tally.accepted += len(sent)
+        if not groups:
+            return True
+        outgoing = _look_again(store, gateway, batch, groups.pop(), lease=lease, allowed=allowed)
+
+
+def _look_again(
+    store: Store,
+    gateway: EmailGateway,
+    batch: Batch,
+    seqs: Sequence[int],
+    *,
+    lease: float,
+    allowed: Collection[AddressKey] | None,
+) -> list[Outgoing]:
+    # Whoever cannot be reached is not worth a look; sending says so again, and waits.
+    with suppress(TransientError):
+        gateway.connect()
+    return look(store, batch, seqs=seqs, attempt_ids=[new_attempt_id()], lease=lease, allowed=allowed)
+
+
+def _request(store: Store, batch: Batch, outgoing: Sequence[Outgoing], *, public_url: str) -> EmailBatch:
+    refs = [out.ref for out in outgoing]
+    tokens = store.keyring.tokens(TokenPurpose.MESSAGE, refs)
+    stops = store.keyring.tokens(TokenPurpose.UNSUBSCRIBE, refs)
+    return EmailBatch(
+        attempt_id=outgoing[0].attempt_id,
+        subject=batch.text.subject,
+        text=batch.text.text,
+        html=batch.text.html,
+        placeholders=batch.text.placeholders,
+        write_by=write_by(outgoing[0].looked_at),
+        recipients=[
+            EmailRecipient(
+                token=token, address=out.address, values=out.values, unsubscribe_url=f"{public_url}/u/{stop}"
+            )
+            for out, token, stop in zip(outgoing, tokens, stops, strict=True)
+        ],
+    )
