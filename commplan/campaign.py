@@ -309,7 +309,7 @@ class Campaign:
     def senders(self, step_no: int) -> int:
         """Return how many senders are worth starting for what is due of a step now; 0 when nothing is due."""
         due = schedule.due_count(self.store, run_id=self.run.run_id, step_no=step_no, now=self.store.clock.now())
-        return min(self.settings.senders, -(-due // WORTH_A_PROCESS))
+        return min(self.settings.processes, -(-due // WORTH_A_PROCESS))
 
     def dispatch(
         self, step_no: int, shard: Shard = WHOLE, *, alone: bool = True, progress: Progress | None = None

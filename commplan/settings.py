@@ -113,7 +113,7 @@ class Settings(BaseSettings):
         le=1,
         description="Largest share of a run's people that may leave its audience from one look to the next",
     )
-    senders: int = Field(2, ge=1, le=64, description="Processes on this machine that send one step at once")
+    processes: int = Field(2, ge=1, le=64, description="Processes on this machine that render, or send a step, at once")
     default_region: str = Field(
         "US", min_length=2, max_length=2, description="Country of phone numbers written without one"
     )

@@ -115,18 +115,17 @@ class Library:
             known[name] = Empty(name) if value is None else value
         known.update(contact=contact, plan=self._plan, links=links)
         self._language.begin()
-        parts = [self._run(template, known) for template in content.templates]
-        if content.kind == "mjml":
-            parts[-1] = [_shared_if_element(chunk) for chunk in parts[-1]]
-        slots = [chunk for part in parts for chunk in part if isinstance(chunk, Slot)]
-        shape = tuple([tuple([type(c) if isinstance(c, Slot) else c for c in part]) for part in parts])
-        variant = content.variants.get(shape)
+        slots: list[Slot] = []
+        shape: list[object] = []
+        last = content.templates[-1] if content.kind == "mjml" else None
+        parts = [self._run(each, known, slots, shape, mjml=each is last) for each in content.templates]
+        variant = content.variants.get(found := tuple(shape))
         if variant is None:
             try:
                 variant = self._finish(content, parts, links)
             except TemplateFault as fault:
                 variant = fault
-            content.variants[shape] = variant
+            content.variants[found] = variant
         if isinstance(variant, TemplateFault):
             raise variant.with_traceback(None)
         values = self._values(variant, slots)
@@ -135,7 +134,14 @@ class Library:
         self._check_subject(content, parts[0])
         return _rendered_mail(variant, values)
 
-    def _run(self, template: Template, known: dict[str, object]) -> _Chunks:
+    def _run(
+        self, template: Template, known: dict[str, object], slots: list[Slot], shape: list[object], *, mjml: bool
+    ) -> _Chunks:
+        """Return what a template yields; add its slots, and its shape: what is shared, and the class of each slot.
+
+        Captured output that holds MJML elements is shared: they must be there when MJML becomes HTML. Nothing a
+        person is called looks like this: in MJML a value's ``<`` is escaped.
+        """
         chunks: _Chunks = []
         length = 0
         try:
@@ -143,7 +149,17 @@ class Library:
                 length += len(chunk)
                 if length > MAX_OUTPUT:
                     raise LimitError(f"more than {MAX_OUTPUT:,} characters")
-                chunks.append(chunk)
+                if chunk.__class__ is str or not isinstance(chunk, Slot):
+                    shape.append(chunk)
+                    chunks.append(chunk)
+                elif mjml and "<mj-" in chunk:
+                    shape.append(str(chunk))
+                    chunks.append(str(chunk))
+                else:
+                    shape.append(chunk.__class__)
+                    chunks.append(chunk)
+                    slots.append(chunk)
+            shape.append(None)
         except Exception as error:  # a template may fail in any way; its author hears where
             raise self._diagnosis.explain(error, template.name or "") from None
         return chunks
@@ -279,14 +295,6 @@ def _sources(files: Mapping[str, str]) -> dict[str, str]:
     if findings:
         raise InputError(findings)
     return sources
-
-
-def _shared_if_element(chunk: str) -> str:
-    """Return captured output that holds MJML elements as shared text: they must be there when MJML becomes HTML.
-
-    Nothing a person is called looks like this: in MJML a value's ``<`` is escaped.
-    """
-    return str(chunk) if isinstance(chunk, Slot) and "<mj-" in chunk else chunk
 
 
 def _rendered_sms(content: _Content, variant: _Variant, values: tuple[str, ...]) -> Rendered:

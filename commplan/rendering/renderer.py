@@ -1,123 +1,76 @@
-"""Rendering a run: every step for everybody, frozen before the first message goes out.
+"""Rendering people: what each of them gets in every step, or why they get nothing.
 
-Only composes: who may be written to is consent's rule, the text is content's, the rows are the ledger's.
+Only composes: who may be written to is consent's rule, the text is content's. Writes nothing.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, select
 
 from commplan import consent, suppression
-from commplan.audience.planning import Planning
 from commplan.consent import Contact
 from commplan.content import Library, TemplateFault
-from commplan.errors import Finding, InputError, RunError
+from commplan.errors import Finding
 from commplan.fence import allowed_addresses
 from commplan.ids import AddressKey, MessageRef, TokenPurpose
-from commplan.ledger.enqueue import Draft, Enqueuer
+from commplan.ledger.enqueue import Draft
 from commplan.ledger.run import Run, frozen_files, plan_of
 from commplan.ledger.schedule import due_in, zones_of
-from commplan.plan import Plan, Touch
+from commplan.plan import Touch
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.store.tables import recipients
 from commplan.suppression import Listed
 from commplan.terms import Channel, Reason
 
-_CHUNK = 1_000
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """The drafts of a range of people, and the faults of the templates by the number of messages they hit."""
+
+    people: int
+    drafts: Sequence[Draft]
+    faults: Counter[Finding]
 
 
-def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable[[int], None] | None = None) -> int:
-    """Write every message of a run to the ledger with its frozen content; return the number of people.
+class Renderer:
+    """Renders the people of one run; used by one thread at a time.
 
-    Starts from nothing each time, so an interrupted rendering is simply done again. InputError lists each fault of
-    the templates with the number of people it hits. RunError unless the people are those of one complete audience
-    that was this run's throughout.
+    `settings` has the public address the run was started with; what is due at once is due at `begins`.
     """
-    with store.read() as connection:
-        planning, audience_size = Planning.of_complete(connection, run.run_id)
-        plan = plan_of(connection, run.run_id)
-        files = frozen_files(connection, run.run_id)
-    allowed = allowed_addresses(store, plan, settings)
-    renderer = _Renderer(
-        store, settings, run, plan=plan, library=Library(plan, files, run.placeholder), allowed=allowed
-    )
-    enqueuer = Enqueuer(store, run.run_id)
-    enqueuer.clear()
-    people = 0
-    for chunk in _people(store, run):
-        drafts = renderer.draft(chunk)
-        if not renderer.faults:
-            enqueuer.write(drafts)
-        people += len(chunk)
-        with store.write() as connection:
-            planning.hold(connection)
-        if progress is not None:
-            progress(len(chunk))
-    if renderer.faults:
-        enqueuer.clear()
-        raise InputError(
-            [
-                replace(fault, rule=f"{fault.rule} ({hit:,} of {people:,} people)")
-                for fault, hit in sorted(renderer.faults.items(), key=lambda item: item[0].place)
-            ]
-        )
-    if people != audience_size:
-        raise RunError(
-            f"the audience of this run was counted as {audience_size:,} people, and {people:,} are there; "
-            "start the run again"
-        )
-    enqueuer.finish()
-    with store.write() as connection:
-        planning.hold(connection)
-    return people
 
-
-def _people(store: Store, run: Run) -> Iterator[Sequence[Row[Any]]]:
-    last = 0
-    while True:
+    def __init__(self, store: Store, settings: Settings, run: Run, *, begins: datetime) -> None:
         with store.read() as connection:
-            chunk = connection.execute(
-                select(recipients)
-                .where(recipients.c.run_id == run.run_id, recipients.c.seq > last)
-                .order_by(recipients.c.seq)
-                .limit(_CHUNK)
-            ).all()
-        if not chunk:
-            return
-        last = chunk[-1].seq
-        yield chunk
-
-
-class _Renderer:
-    def __init__(
-        self,
-        store: Store,
-        settings: Settings,
-        run: Run,
-        *,
-        plan: Plan,
-        library: Library,
-        allowed: frozenset[AddressKey] | None,
-    ) -> None:
+            self._plan = plan_of(connection, run.run_id)
+            files = frozen_files(connection, run.run_id)
         self._store = store
         self._public = settings.public_url
         self._run = run
-        self._plan = plan
-        self._library = library
-        self._allowed = allowed
-        self._begins = store.clock.now()
+        self._library = Library(self._plan, files, run.placeholder)
+        self._allowed = allowed_addresses(store, self._plan, settings)
+        self._begins = begins
         self._touches: dict[tuple[int, str | None], Touch] = {}
-        self.faults: Counter[Finding] = Counter()
+        self._faults: Counter[Finding] = Counter()
 
-    def draft(self, people: Sequence[Row[Any]]) -> list[Draft]:
-        """Return the drafts of every step for a chunk of people."""
+    def render(self, first: int, last: int) -> Rendered:
+        """Return every step's draft for the people from position `first` to `last` of the snapshot."""
+        with self._store.read() as connection:
+            people = connection.execute(
+                select(recipients)
+                .where(recipients.c.run_id == self._run.run_id, recipients.c.seq.between(first, last))
+                .order_by(recipients.c.seq)
+            ).all()
+        self._faults = Counter()
+        return Rendered(people=len(people), drafts=self._drafts(people), faults=self._faults)
+
+    def _drafts(self, people: Sequence[Row[Any]]) -> list[Draft]:
         listed = self._listed(people)
         columns = [json.loads(person.columns) for person in people]
         drafts = []
@@ -159,7 +112,7 @@ class _Renderer:
                 links=links,
             )
         except TemplateFault as fault:
-            self.faults[fault.finding] += 1
+            self._faults[fault.finding] += 1
             return None
         due = late = None
         if self._plan.follows(step_no) is None:

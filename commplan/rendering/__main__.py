@@ -1,0 +1,44 @@
+"""A renderer as a process of its own: ``python -m commplan.rendering RUN BEGINS``.
+
+Reads ranges, ``FIRST LAST`` on a line, and answers each with a pickled `Rendered`; ends when its input does.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from datetime import datetime
+
+from commplan import bundle, logs
+from commplan.errors import CommplanError
+from commplan.ledger import run as ledger_run
+from commplan.rendering.renderer import Renderer
+from commplan.settings import load_settings
+from commplan.store import open_store
+
+
+def main(key: str, begins: str) -> None:
+    """Render until there is nothing more to render."""
+    logs.set_up()
+    # What a library may print must not end up among the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    settings = load_settings()
+    store = open_store(settings, create=False)
+    run = ledger_run.find_run(store, key)
+    with store.read() as connection:
+        frozen = bundle.with_sender(settings, ledger_run.frozen_files(connection, run.run_id))
+    renderer = Renderer(store, frozen, run, begins=datetime.fromisoformat(begins))
+    for line in sys.stdin:
+        first, last = map(int, line.split())
+        pickle.dump(renderer.render(first, last), answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], sys.argv[2])
+    except CommplanError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,61 @@
+"""Freezing what a run says: everybody is rendered, and the ledger's rows are written in the order of the snapshot.
+
+Starts from nothing each time, so an interrupted rendering is simply done again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from commplan.audience.planning import Planning
+from commplan.errors import Finding, InputError, RunError
+from commplan.ledger.enqueue import Enqueuer
+from commplan.ledger.run import Run, ranges
+from commplan.rendering.crew import rendered
+from commplan.settings import Settings
+from commplan.store import Store
+
+#: People that are rendered and written together.
+_CHUNK = 1_000
+
+
+def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable[[int], None] | None = None) -> int:
+    """Write every message of a run to the ledger with its frozen content; return the number of people.
+
+    InputError lists each fault of the templates with the number of people it hits. RunError unless the people are
+    those of one complete audience that was this run's throughout.
+    """
+    with store.read() as connection:
+        planning, audience_size = Planning.of_complete(connection, run.run_id)
+    enqueuer = Enqueuer(store, run.run_id)
+    enqueuer.clear()
+    people = 0
+    faults: Counter[Finding] = Counter()
+    for chunk in rendered(store, settings, run, ranges(store, run.run_id, size=_CHUNK), people=audience_size):
+        faults += chunk.faults
+        if not faults:
+            enqueuer.write(chunk.drafts)
+        people += chunk.people
+        with store.write() as connection:
+            planning.hold(connection)
+        if progress is not None:
+            progress(chunk.people)
+    if faults:
+        enqueuer.clear()
+        raise InputError(
+            [
+                replace(fault, rule=f"{fault.rule} ({hit:,} of {people:,} people)")
+                for fault, hit in sorted(faults.items(), key=lambda item: item[0].place)
+            ]
+        )
+    if people != audience_size:
+        raise RunError(
+            f"the audience of this run was counted as {audience_size:,} people, and {people:,} are there; "
+            "start the run again"
+        )
+    enqueuer.finish()
+    with store.write() as connection:
+        planning.hold(connection)
+    return people
