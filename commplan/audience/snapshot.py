@@ -23,7 +23,7 @@ from commplan import segment
 from commplan.audience.enrolment import enrol, release
 from commplan.audience.person import Person, Reader
 from commplan.audience.planning import Planning, lost
-from commplan.audience.source import Source
+from commplan.audience.source import Source, Statement
 from commplan.errors import InputError, RunError
 from commplan.ids import RunId
 from commplan.plan import Audience, Plan
@@ -82,15 +82,17 @@ _PERSON = (
 )
 
 
-def open_source(plan: Plan, source_url: str, *, part: str = "audience.source") -> Source:
-    """Open the database a plan's people come from; `part` is the part of the plan that errors name."""
+def open_source(plan: Plan, source_url: str, *, field: str | None = None) -> Source:
+    """Open the database a plan's people come from; `field` is where its query is, None: the audience's own."""
     source = plan.audience.source
+    own = "audience.source.contacts" if source.sql is None else "audience.source.sql"
     return Source(
         source_url,
         timeout=source.timeout,
         row_limit=source.row_limit,
         zone=source.zone,
-        place=f"{plan.plan}: {part}",
+        place=plan.plan,
+        field=field or own,
     )
 
 
@@ -100,21 +102,34 @@ def query(audience: Audience) -> str:
     return source.sql if source.sql is not None else f'SELECT * FROM "{source.contacts}"'
 
 
+def columns_of(source: Source, statement: Statement, *, since: datetime | None) -> tuple[str, ...]:
+    """Return the columns that the audience's query returns; InputError if one has a name that we need ourselves."""
+    columns = source.columns(statement, since=since)
+    if segment.SEGMENT_COLUMN in columns:
+        raise source.wrong(
+            f"the query returns a column {segment.SEGMENT_COLUMN}", "rename it with AS", word=segment.SEGMENT_COLUMN
+        )
+    return columns
+
+
+def with_segment(audience: Audience, columns: Sequence[str], dialect: str) -> str:
+    """Return what to select from the audience's query: every column, then the segment. InputError for a bad segment."""
+    expression = segment.compile(audience, columns=columns, dialect=dialect)
+    return f"s.*, {expression or 'NULL'} AS {segment.SEGMENT_COLUMN}".replace(":", "\\:")
+
+
 def read(
     store: Store, source: Source, plan: Plan, *, since: datetime | None, default_region: str
 ) -> Generator[tuple[Reader, list[SourceRow]], None, None]:
     """Yield the reader of the source's rows with each chunk of them; the reader knows the query's columns."""
     statement = source.statement(query(plan.audience))
-    columns = source.columns(statement, since=since)
-    if segment.SEGMENT_COLUMN in columns:
-        raise InputError.one(source.place, f"the query returns a column {segment.SEGMENT_COLUMN}", "rename it with AS")
+    columns = columns_of(source, statement, since=since)
     reader = Reader(
         columns, plan.audience.contact, default_region=default_region, keyring=store.keyring, place=source.place
     )
-    expression = segment.compile(plan.audience, columns=columns, dialect=source.dialect)
-    chosen = f"s.*, {expression or 'NULL'} AS {segment.SEGMENT_COLUMN}".replace(":", "\\:")
+    select = with_segment(plan.audience, columns, source.dialect)
     number = 0
-    with closing(source.stream(statement, select=chosen, since=since)) as chunks:
+    with closing(source.stream(statement, select=select, since=since)) as chunks:
         for chunk in chunks:
             yield reader, [SourceRow(number + at, row[-1], row[:-1]) for at, row in enumerate(chunk, 1)]
             number += len(chunk)
