@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
 from commplan import archive, audience, bundle, conversion, evaluation, metrics, notice, planfile, pricing, tracking
 from commplan.channels.base import Gateways, open_gateways
@@ -206,10 +206,6 @@ class Campaign:
                 located = self._located(error)
                 ledger_run.discard_run(store, self.run.run_id)
                 raise located from None
-            with store.write() as connection:
-                connection.execute(
-                    update(runs).where(runs.c.run_id == self.run.run_id).values(since=since, snapshot_at=now)
-                )
             self._refuse_too_many(now)
         return resolution
 

@@ -185,7 +185,7 @@ def resolve(
                     progress(tally.returned)
         enrol(store, planning=planning, plan=plan, people=tally.audience, now=now)
         with store.write() as connection:
-            planning.complete(connection, tally.audience)
+            planning.complete(connection, size=tally.audience, since=since, at=now)
     except BaseException as error:
         if not _undo(store, planning) and isinstance(error, InputError):
             # Whoever hears of an unusable audience discards the run, and it is another process's now.
