@@ -383,8 +383,9 @@ class Campaign:
         return judged
 
     def tell_owner(self, title: str, body: str) -> None:
-        """Tell the plan's owner something about the run, if the plan says where."""
-        notice.tell_owner(self.plan, os.environ, title=title, body=body)
+        """Tell the plan's owner something about the run, if the plan says where; of a rehearsal, that it is one."""
+        marked = f"SANDBOX: {title}" if self.store.is_sandbox else title
+        notice.tell_owner(self.plan, os.environ, title=marked, body=body)
 
 
 def apply_receipts(store: Store) -> int:

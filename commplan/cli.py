@@ -297,7 +297,7 @@ def prove(
     store = open_store(settings, create=False)
     proof = campaign.prove(store, settings, key, witness=witness)
     if as_json:
-        typer.echo(json.dumps({**asdict(proof), "difference": proof.difference}, indent=2))
+        typer.echo(json.dumps({**asdict(proof), "difference": proof.difference, "sandbox": store.is_sandbox}, indent=2))
     else:
         terminal.show(terminal.books(proof, sandbox=store.is_sandbox))
     if proof.difference:
@@ -313,7 +313,7 @@ def cancel(key: RunKey) -> None:
 
     store = open_store(load_settings(), create=False)
     stopped = cancel_run(store, find_run(store, key).run_id)
-    typer.echo(f"{key} is cancelled; {stopped:,} messages will not be sent")
+    typer.echo(f"{'SANDBOX: ' if store.is_sandbox else ''}{key} is cancelled; {stopped:,} messages will not be sent")
 
 
 @app.command()

@@ -240,10 +240,10 @@ def test_everyone_of_the_source_is_a_recipient_or_a_counted_reject(
     assert rejects == audience.rejects_path(tmp_path / "home", f"onboarding@{run_id}")
     assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
     assert rejects.read_text().splitlines() == [
-        "row,contact id,reason",
-        "4,3,invalid_email invalid_phone",
-        "6,,no_id",
-        "7,2,repeated_id",
+        "row,contact id,reason,SANDBOX",
+        "4,3,invalid_email invalid_phone,SANDBOX",
+        "6,,no_id,SANDBOX",
+        "7,2,repeated_id,SANDBOX",
     ]
 
 

@@ -173,7 +173,7 @@ def resolve(
         with (
             open_source(plan, source_url) as source,
             closing(read(store, source, plan, since=since, default_region=default_region)) as chunks,
-            _rejects_file(rejects_path(home, run_key)) as reject,
+            _rejects_file(rejects_path(home, run_key), sandbox=store.is_sandbox) as reject,
         ):
             for reader, chunk in chunks:
                 with store.write() as connection:
@@ -229,15 +229,16 @@ def known(connection: Connection, run_id: RunId, contact_ids: Sequence[str], *co
 
 
 @contextmanager
-def _rejects_file(path: Path) -> Iterator[Callable[[int, str | None, str], None]]:
+def _rejects_file(path: Path, *, sandbox: bool) -> Iterator[Callable[[int, str | None, str], None]]:
     """Open the list of who could not be used; yields what adds a line: row, id, reason."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.unlink(missing_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["row", "contact id", "reason"])
-        yield lambda number, contact_id, reason: writer.writerow([number, contact_id or "", reason])
+        mark = ["SANDBOX"] if sandbox else []
+        writer.writerow(["row", "contact id", "reason", *mark])
+        yield lambda number, contact_id, reason: writer.writerow([number, contact_id or "", reason, *mark])
 
 
 class _Tally:
