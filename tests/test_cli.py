@@ -262,6 +262,24 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_shown(command):
     assert len(said.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("COMMPLAN_ALOW_LIST", "COMMPLAN_ALLOW_LIST"),
+        ("COMMPLAN_STORE", "COMMPLAN_STORE_URL"),
+        ("COMMPLAN_EMAIL__API_KY", "COMMPLAN_EMAIL__API_KEY"),
+        ("COMMPLAN_EMAIL_API_KEY", "COMMPLAN_EMAIL__API_KEY"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(command, written, meant):
+    said = require(command("check", ONBOARDING / "plan.yaml", **{written: "hidden"}), 2)
+    assert said == f"{written}: there is no such setting; did you mean {meant}?\n"
+
+
+def test_what_is_only_called_like_a_setting_is_not_ours(command):
+    require(command("check", ONBOARDING / "plan.yaml", COMMPLAN_REQUIRE_BROWSER="1", COMMPLAN_SPECS="x"), 0)
+
+
 def test_run_names_every_variable_that_is_missing_and_writes_nothing(command, tmp_path):
     done = command("run", ONBOARDING / "plan.yaml", "--run-key", "x")
     require(
