@@ -46,6 +46,14 @@ Progress = Callable[[int], None]
 _OCCURRENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:+_-]{0,79}")
 
 
+def require_occurrence(occurrence: str | None) -> None:
+    """Refuse what cannot name an occurrence of a plan; None is called after its time later. InputError."""
+    if occurrence is not None and not _OCCURRENCE.fullmatch(occurrence):
+        raise InputError.one(
+            "run key", "it is not a name", "write letters, digits and . : + _ - only, such as 2026-12-01"
+        )
+
+
 def start(
     store: Store,
     settings: Settings,
@@ -61,10 +69,7 @@ def start(
     A run that a flow run has started goes on from its frozen files, whatever the files at `path` say by now. A held
     run is taken up again. InputError, and nothing is written, when the source cannot answer what the plan asks.
     """
-    if occurrence is not None and not _OCCURRENCE.fullmatch(occurrence):
-        raise InputError.one(
-            "run key", "it is not a name", "write letters, digits and . : + _ - only, such as 2026-12-01"
-        )
+    require_occurrence(occurrence)
     run = ledger_run.find_by_flow_run(store, flow_run_id) if flow_run_id is not None else None
     if run is None:
         plan, files = bundle.read_files(path, settings)

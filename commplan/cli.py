@@ -226,12 +226,13 @@ def run(
     """Run a campaign in the foreground, against the providers that the settings name."""
     import os
 
-    from commplan import archive, bundle, terminal
+    from commplan import archive, bundle, campaign, terminal
     from commplan.ledger.run import find_run, is_started
     from commplan.settings import load_settings
     from commplan.store import open_store
 
     settings = load_settings()
+    campaign.require_occurrence(run_key)
     found, files = bundle.read_files(plan, settings)
     bundle.require_ready(found, settings)
     store = open_store(settings)

@@ -293,6 +293,11 @@ def test_run_names_every_variable_that_is_missing_and_writes_nothing(command, tm
     assert not (tmp_path / "home").exists()
 
 
+def test_a_run_key_that_is_no_name_is_refused_before_anything_is_read(command, tmp_path):
+    require(command("run", ONBOARDING / "plan.yaml", "--run-key", "a/b c", **KEYS), 2, "run key: it is not a name")
+    assert not (tmp_path / "home").exists()
+
+
 CSV = "id,email,phone\n1,ada@person.example.com,+12025550123\n2,not an address,\n2,again@person.example.com,\n"
 
 
