@@ -352,7 +352,9 @@ def serve(
 @app.command()
 def sandbox(
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on")] = 8026,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; default: 8026, or a free one where that is taken")
+    ] = None,
     crm: Annotated[Path | None, typer.Option(help="SQLite file of the sample CRM that simulated people act on")] = None,
     contacts: Annotated[int | None, typer.Option(min=1, help="Make that CRM first, with so many customers")] = None,
     seed: Annotated[int, typer.Option(help="Decides who does what")] = 1,
