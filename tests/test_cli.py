@@ -293,6 +293,16 @@ def test_run_names_every_variable_that_is_missing_and_writes_nothing(command, tm
     assert not (tmp_path / "home").exists()
 
 
+def test_a_server_of_the_orchestrator_that_does_not_come_up_is_one_sentence(command, plan, tmp_path):
+    columns = "customer_id, email, mobile, lang, tz, sms_opt_in, signed_up_at, lifetime_value, activated_at"
+    with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm:
+        crm.execute(f"create table customers ({columns})")
+    impatient = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "0"}
+    given = {"CRM_DATABASE_URL": f"sqlite:///{tmp_path / 'crm.sqlite'}", **KEYS, **impatient}
+    said = require(command("run", plan, **given), 2, "temporary server did not come up, and nothing was sent")
+    assert len(said.splitlines()) == 1
+
+
 def test_a_run_key_that_is_no_name_is_refused_before_anything_is_read(command, tmp_path):
     require(command("run", ONBOARDING / "plan.yaml", "--run-key", "a/b c", **KEYS), 2, "run key: it is not a name")
     assert not (tmp_path / "home").exists()
