@@ -882,10 +882,10 @@ def test_a_query_that_takes_too_long_is_stopped(crm: Crm) -> None:
 
 def test_what_is_done_with_the_rows_does_not_count_against_the_time_out(sqlite_crm: Crm) -> None:
     sql = f"with recursive n(i) as (select 1 union all select i + 1 from n where i < {CHUNK + 1}) select i from n"
-    with open_crm(sqlite_crm, timeout=timedelta(seconds=0.5)) as source:
+    with open_crm(sqlite_crm, timeout=timedelta(seconds=3)) as source:
         stream = source.stream(source.statement(sql))
         next(stream)
-        until = datetime.now(UTC) + timedelta(seconds=0.7)
+        until = datetime.now(UTC) + timedelta(seconds=3.2)
         while datetime.now(UTC) < until:
             pass
         assert [len(chunk) for chunk in stream] == [1]
