@@ -1,21 +1,23 @@
 """What a run freezes when it first starts: the plan and everything else that decides what it sends.
 
-Reads files and settings; writes nothing.
+Reads files and settings, and asks the source; writes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from commplan import content, planfile, pricing, yamlfile
+from commplan import contacts, content, planfile, pricing, trial, yamlfile
 from commplan.channels.base import open_gateways
-from commplan.errors import InputError
+from commplan.errors import Finding, InputError, UnreachableError
 from commplan.ledger.run import PLAN_FILE
 from commplan.plan import Plan
 from commplan.settings import Settings
+from commplan.trial import Trial
 
 #: Names in a run's frozen files, besides the plan and its templates.
 PRICES_FILE = "prices.yaml"
@@ -56,6 +58,48 @@ def require_ready(plan: Plan, settings: Settings, environ: Mapping[str, str] = o
     except InputError as error:
         findings.extend(error.findings)
     if findings:
+        raise InputError(findings)
+
+
+def source_url(plan: Plan, settings: Settings, environ: Mapping[str, str] = os.environ) -> str:
+    """Return the URL of the database that a plan's people come from; it may carry a password.
+
+    UnreachableError when its variable is not set, or nobody was imported under its name.
+    """
+    source = plan.audience.source
+    if source.url is not None:
+        name = source.url.removeprefix("env:")
+        if url := environ.get(name):
+            return url
+        raise UnreachableError.one(plan.plan, f"{name} is not set", "set it in the environment", "audience.source.url")
+    if source.contacts is not None and not contacts.is_imported(settings.home, source.contacts):
+        raise UnreachableError.one(
+            plan.plan,
+            f"nobody is imported as {source.contacts!r}",
+            f"run commplan contacts import FILE --people {source.contacts}",
+            "audience.source.contacts",
+        )
+    return contacts.source_url(settings.home)
+
+
+def try_source(
+    path: Path, plan: Plan, files: Mapping[str, str], settings: Settings, environ: Mapping[str, str] = os.environ
+) -> Trial:
+    """Ask a plan's database what it says of the plan, as `trial.try_source` does; findings with line and column."""
+
+    def located(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        return tuple(planfile.locate(findings, files[PLAN_FILE], str(path)))
+
+    try:
+        tried = trial.try_source(plan, source_url=source_url(plan, settings, environ))
+    except InputError as error:
+        raise type(error)(located(error.findings)) from None
+    return replace(tried, findings=located(tried.findings))
+
+
+def require_source(path: Path, plan: Plan, files: Mapping[str, str], settings: Settings) -> None:
+    """Refuse a plan that its database cannot answer; InputError with every finding at its line and column."""
+    if findings := try_source(path, plan, files, settings).findings:
         raise InputError(findings)
 
 

@@ -14,9 +14,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
-from commplan import archive, audience, bundle, contacts, conversion, evaluation, metrics, notice, pricing, tracking
+from commplan import archive, audience, bundle, conversion, evaluation, metrics, notice, planfile, pricing, tracking
 from commplan.channels.base import Gateways, open_gateways
 from commplan.dispatch import Sender, Tally, send_in_process
 from commplan.errors import FenceError, HaltError, InputError, RunError, TransientError
@@ -45,6 +45,14 @@ Progress = Callable[[int], None]
 _OCCURRENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:+_-]{0,79}")
 
 
+def require_occurrence(occurrence: str | None) -> None:
+    """Refuse what cannot name an occurrence of a plan; None is called after its time later. InputError."""
+    if occurrence is not None and not _OCCURRENCE.fullmatch(occurrence):
+        raise InputError.one(
+            "run key", "it is not a name", "write letters, digits and . : + _ - only, such as 2026-12-01"
+        )
+
+
 def start(
     store: Store,
     settings: Settings,
@@ -58,23 +66,17 @@ def start(
 
     An occurrence without a name is called after the time it was `scheduled` for, in the plan's zone.
     A run that a flow run has started goes on from its frozen files, whatever the files at `path` say by now. A held
-    run is taken up again.
+    run is taken up again. InputError, and nothing is written, when the source cannot answer what the plan asks.
     """
-    if occurrence is not None and not _OCCURRENCE.fullmatch(occurrence):
-        raise InputError.one(
-            "run key", "it is not a name", "write letters, digits and . : + _ - only, such as 2026-12-01"
-        )
+    require_occurrence(occurrence)
     run = ledger_run.find_by_flow_run(store, flow_run_id) if flow_run_id is not None else None
     if run is None:
         plan, files = bundle.read_files(path, settings)
         bundle.require_ready(plan, settings)
-        run = ledger_run.start_run(
-            store,
-            plan=plan,
-            occurrence=occurrence or f"{scheduled.astimezone(plan.zone):%Y-%m-%dT%H:%M}",
-            files=files,
-            flow_run_id=flow_run_id,
-        )
+        named = occurrence or f"{scheduled.astimezone(plan.zone):%Y-%m-%dT%H:%M}"
+        if not ledger_run.is_started(store, plan=plan.plan, occurrence=named):
+            bundle.require_source(path, plan, files, settings)
+        run = ledger_run.start_run(store, plan=plan, occurrence=named, files=files, flow_run_id=flow_run_id)
     if run.state is RunState.HELD:
         ledger_run.set_state(store, run.run_id, RunState.EXECUTING, only_from=(RunState.HELD,))
         run = ledger_run.load_run(store, run.run_id)
@@ -126,16 +128,7 @@ class Campaign:
     @property
     def source_url(self) -> str:
         """The URL of the database that the audience comes from; it may carry a password."""
-        source = self.plan.audience.source
-        if source.url is not None:
-            return os.environ[source.url.removeprefix("env:")]
-        if source.contacts is not None and not contacts.is_imported(self.settings.home, source.contacts):
-            raise InputError.one(
-                "audience.source.contacts",
-                f"nobody is imported as {source.contacts!r}",
-                f"run commplan contacts import FILE --people {source.contacts}",
-            )
-        return contacts.source_url(self.settings.home)
+        return bundle.source_url(self.plan, self.settings)
 
     @property
     def state(self) -> RunState:
@@ -213,15 +206,17 @@ class Campaign:
                 )
                 # A query of conversions that cannot be asked must be known before the first message goes out.
                 conversion.gather(store, run_id=self.run.run_id, plan=self.plan, source_url=self.source_url, now=now)
-            except InputError:
+            except InputError as error:
+                located = self._located(error)
                 ledger_run.discard_run(store, self.run.run_id)
-                raise
-            with store.write() as connection:
-                connection.execute(
-                    update(runs).where(runs.c.run_id == self.run.run_id).values(since=since, snapshot_at=now)
-                )
+                raise located from None
             self._refuse_too_many(now)
         return resolution
+
+    def _located(self, error: InputError) -> InputError:
+        """Return an error about the plan's source with its findings at their line in the plan that the run froze."""
+        place = f"{self.run.run_key}/{ledger_run.PLAN_FILE}"
+        return type(error)(planfile.locate(error.findings, self.files[ledger_run.PLAN_FILE], place))
 
     def _refuse_too_many(self, now: datetime) -> None:
         day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -286,25 +281,33 @@ class Campaign:
         """
         store, run_id = self.store, self.run.run_id
         receipts = apply_receipts(store)
-        now = store.clock.now()
-        converted = conversion.gather(store, run_id=run_id, plan=self.plan, source_url=self.source_url, now=now)
-        left = 0
-        if ask_source:
-            left = audience.refresh(
-                store,
-                run_id=run_id,
-                plan=self.plan,
-                since=ledger_run.load_run(store, run_id).since,
-                source_url=self.source_url,
-                default_region=self.settings.default_region,
-                now=now,
-                max_leaving=self.settings.max_leaving,
-            ).left
+        try:
+            converted, left = self._ask(store.clock.now(), refresh=ask_source)
+        except InputError as error:
+            raise self._located(error) from None
         _, unknown = close.sweep(store, run_id)
         if ask_source:
             follow_all(store, run_id)
         schedule.drop_orphans(store, run_id)
         return Gathering(receipts=receipts, conversions=sum(converted.values()), left_audience=left, unknown=unknown)
+
+    def _ask(self, now: datetime, *, refresh: bool) -> tuple[Mapping[str, int], int]:
+        """Ask the organisation's database; return the conversions by name, and how many people have left."""
+        store, run_id = self.store, self.run.run_id
+        converted = conversion.gather(store, run_id=run_id, plan=self.plan, source_url=self.source_url, now=now)
+        if not refresh:
+            return converted, 0
+        refreshed = audience.refresh(
+            store,
+            run_id=run_id,
+            plan=self.plan,
+            since=ledger_run.load_run(store, run_id).since,
+            source_url=self.source_url,
+            default_region=self.settings.default_region,
+            now=now,
+            max_leaving=self.settings.max_leaving,
+        )
+        return converted, refreshed.left
 
     def senders(self, step_no: int) -> int:
         """Return how many senders are worth starting for what is due of a step now; 0 when nothing is due."""
@@ -388,8 +391,9 @@ class Campaign:
         return judged
 
     def tell_owner(self, title: str, body: str) -> None:
-        """Tell the plan's owner something about the run, if the plan says where."""
-        notice.tell_owner(self.plan, os.environ, title=title, body=body)
+        """Tell the plan's owner something about the run, if the plan says where; of a rehearsal, that it is one."""
+        marked = f"SANDBOX: {title}" if self.store.is_sandbox else title
+        notice.tell_owner(self.plan, os.environ, title=marked, body=body)
 
 
 def apply_receipts(store: Store) -> int:

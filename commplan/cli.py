@@ -12,9 +12,15 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from commplan.plan import Plan
+    from commplan.settings import Settings
 
 app = typer.Typer(
     name="commplan",
@@ -84,8 +90,13 @@ def new(
 
 
 @app.command()
-def check(plan: PlanPath) -> None:
-    """Say everything that is wrong with a plan and its templates, by file and line."""
+def check(
+    plan: PlanPath,
+    source: Annotated[
+        bool, typer.Option("--source/--no-source", help="Ask the plan's database about its queries and columns")
+    ] = True,
+) -> None:
+    """Say everything that is wrong with a plan, its templates and its queries, by file and line."""
     import os
 
     from commplan import bundle
@@ -93,10 +104,12 @@ def check(plan: PlanPath) -> None:
     from commplan.preview import SAMPLE_FILE, previews, read_people
     from commplan.settings import load_settings
 
-    found, files = bundle.read_files(plan, load_settings())
+    settings = load_settings()
+    found, files = bundle.read_files(plan, settings)
     invented = read_people(plan.parent)
     if invented:
         list(previews(found, files, invented))
+    said = _ask_source(plan, found, files, settings, invented) if source else []
     typer.echo(
         f"{plan}: {len(found.sequence)} steps, {len(found.goals)} goals, {len(files) - 3} content files: all right"
     )
@@ -104,8 +117,30 @@ def check(plan: PlanPath) -> None:
         typer.echo(f"worth a look: {finding}")
     if not invented:
         typer.echo(f"templates were not tried: write invented people into {plan.parent / SAMPLE_FILE}")
+    for line in said:
+        typer.echo(line)
     for finding in missing_environment(found, os.environ):
         typer.echo(f"before it can run: {finding}")
+
+
+def _ask_source(
+    path: Path, plan: Plan, files: Mapping[str, str], settings: Settings, people: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """Return what to say of the plan's database; InputError with everything that it would refuse."""
+    from commplan import bundle
+    from commplan.errors import InputError, UnreachableError
+
+    try:
+        tried = bundle.try_source(path, plan, files, settings)
+    except UnreachableError as error:
+        return [f"the source was not asked: {finding}" for finding in error.findings]
+    if tried.findings:
+        raise InputError(tried.findings)
+    unknown = sorted({name for person in people.values() for name in person} - set(tried.columns))
+    return [
+        f"the source answers: {len(tried.columns)} columns",
+        *(f"worth a look: the query returns no column {name}, which the invented people have" for name in unknown),
+    ]
 
 
 @app.command()
@@ -191,22 +226,28 @@ def run(
     """Run a campaign in the foreground, against the providers that the settings name."""
     import os
 
-    from commplan import archive, bundle, terminal
-    from commplan.ledger.run import find_run
+    from commplan import archive, bundle, campaign, terminal
+    from commplan.ledger.run import find_run, is_started
     from commplan.settings import load_settings
     from commplan.store import open_store
 
     settings = load_settings()
-    found, _ = bundle.read_files(plan, settings)
+    campaign.require_occurrence(run_key)
+    found, files = bundle.read_files(plan, settings)
     bundle.require_ready(found, settings)
     store = open_store(settings)
     occurrence = run_key or f"{store.clock.now().astimezone(found.zone):%Y-%m-%dT%H:%M}"
+    if not is_started(store, plan=found.plan, occurrence=occurrence):
+        # The flow asks too; here it is said before the orchestrator is up.
+        bundle.require_source(plan, found, files, settings)
     home = (settings.home / "prefect").absolute()
     home.mkdir(parents=True, exist_ok=True)
     # Prefect reads these when it is imported.
     for name, value in {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Its own twenty seconds are not enough on a busy machine.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "commplan",
         "PREFECT_HOME": str(home),
     }.items():
@@ -259,7 +300,7 @@ def prove(
     store = open_store(settings, create=False)
     proof = campaign.prove(store, settings, key, witness=witness)
     if as_json:
-        typer.echo(json.dumps({**asdict(proof), "difference": proof.difference}, indent=2))
+        typer.echo(json.dumps({**asdict(proof), "difference": proof.difference, "sandbox": store.is_sandbox}, indent=2))
     else:
         terminal.show(terminal.books(proof, sandbox=store.is_sandbox))
     if proof.difference:
@@ -275,7 +316,7 @@ def cancel(key: RunKey) -> None:
 
     store = open_store(load_settings(), create=False)
     stopped = cancel_run(store, find_run(store, key).run_id)
-    typer.echo(f"{key} is cancelled; {stopped:,} messages will not be sent")
+    typer.echo(f"{'SANDBOX: ' if store.is_sandbox else ''}{key} is cancelled; {stopped:,} messages will not be sent")
 
 
 @app.command()
@@ -313,7 +354,9 @@ def serve(
 @app.command()
 def sandbox(
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on")] = 8026,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; default: 8026, or a free one where that is taken")
+    ] = None,
     crm: Annotated[Path | None, typer.Option(help="SQLite file of the sample CRM that simulated people act on")] = None,
     contacts: Annotated[int | None, typer.Option(min=1, help="Make that CRM first, with so many customers")] = None,
     seed: Annotated[int, typer.Option(help="Decides who does what")] = 1,

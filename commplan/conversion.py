@@ -13,9 +13,9 @@ from datetime import datetime
 from sqlalchemy import Connection, and_, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from commplan.audience.person import read_id
+from commplan.audience.person import no_column, read_id
 from commplan.audience.snapshot import known, open_source
-from commplan.audience.source import Source, as_utc
+from commplan.audience.source import Source, Statement, as_utc
 from commplan.errors import Finding, InputError
 from commplan.ids import RunId
 from commplan.plan import Conversion, Plan
@@ -36,9 +36,9 @@ def gather(store: Store, *, run_id: RunId, plan: Plan, source_url: str, now: dat
     """
     findings: list[Finding] = []
     counts: dict[str, int] = {}
-    for name, conversion in plan.conversions.items():
+    for name in plan.conversions:
         try:
-            counts[name] = _gather_one(store, run_id, plan, name, conversion, source_url=source_url)
+            counts[name] = _gather_one(store, run_id, plan, name, source_url=source_url)
         except InputError as error:
             findings += error.findings
         _note(store, run_id, name, now=now, succeeded=name in counts)
@@ -48,11 +48,11 @@ def gather(store: Store, *, run_id: RunId, plan: Plan, source_url: str, now: dat
     return counts
 
 
-def _gather_one(store: Store, run_id: RunId, plan: Plan, name: str, conversion: Conversion, *, source_url: str) -> int:
+def _gather_one(store: Store, run_id: RunId, plan: Plan, name: str, *, source_url: str) -> int:
     number = _begin(store, run_id)
     with (
-        open_source(plan, source_url, part=f"conversions.{name}") as source,
-        closing(_read(source, plan, conversion)) as chunks,
+        open_source(plan, source_url, field=f"conversions.{name}.sql") as source,
+        closing(_read(source, plan, name)) as chunks,
     ):
         for chunk in chunks:
             with store.write() as connection:
@@ -92,27 +92,29 @@ def _keep(connection: Connection, rows: list[dict[str, object]]) -> None:
     )
 
 
-def _read(source: Source, plan: Plan, conversion: Conversion) -> Generator[list[tuple[str, datetime]], None, None]:
-    """Yield who converted when, in chunks; rows without a person or a time are no conversions."""
-    statement = source.statement(conversion.sql)
+def columns_of(source: Source, statement: Statement, conversion: Conversion) -> tuple[int, int]:
+    """Return where a conversion's query, opened at its own field, returns the person and the time.
+
+    InputError, with every finding, for a query that cannot be used.
+    """
     if statement.uses_since:
-        raise InputError.one(
-            source.place, "the query uses :since", "select every conversion; the goal's `within` counts"
-        )
+        raise source.wrong("the query uses :since", "select every conversion; the goal's `within` counts", word="since")
     columns = source.columns(statement, since=None)
-    missing = [column for column in (conversion.contact, conversion.at) if column not in columns]
-    if missing:
-        raise InputError(
-            [
-                Finding(
-                    place=source.place,
-                    rule=f"the query returns no column {column!r}",
-                    remedy=f"it returns {', '.join(columns)}",
-                )
-                for column in missing
-            ]
-        )
-    who, when = columns.index(conversion.contact), columns.index(conversion.at)
+    findings = [
+        no_column(column, columns, place=source.place, field=f"{source.field.removesuffix('sql')}{field}")
+        for field, column in (("contact", conversion.contact), ("at", conversion.at))
+        if column not in columns
+    ]
+    if findings:
+        raise InputError(findings)
+    return columns.index(conversion.contact), columns.index(conversion.at)
+
+
+def _read(source: Source, plan: Plan, name: str) -> Generator[list[tuple[str, datetime]], None, None]:
+    """Yield who converted when, in chunks; rows without a person or a time are no conversions."""
+    conversion = plan.conversions[name]
+    statement = source.statement(conversion.sql)
+    who, when = columns_of(source, statement, conversion)
     with closing(source.stream(statement)) as chunks:
         for rows in chunks:
             try:
@@ -126,6 +128,7 @@ def _read(source: Source, plan: Plan, conversion: Conversion) -> Generator[list[
                     source.place,
                     f"column {conversion.at!r} holds {error}",
                     "return times such as 2026-12-01 09:30:00, and say in audience.source.zone where they count",
+                    f"conversions.{name}.at",
                 ) from None
             yield converted
 

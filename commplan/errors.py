@@ -4,6 +4,7 @@
 
     CommplanError
     ├── InputError            somebody wrote something we cannot use: show every finding, exit 2, send nothing
+    │   └── UnreachableError  the source of people is not there, or does not answer: nothing is known; ask again later
     ├── FenceError            this store, these providers and this plan do not belong together: refuse
     ├── StoreError            the database cannot be reached, read or is of another version: say so, stop
     ├── RunError              the run cannot go on as asked (unknown key, cancelled, held): say what to do
@@ -25,6 +26,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 #: Looks like an address, a phone number, or a URL that may carry a password.
 _PRIVATE = re.compile(r"@|://|\+\d{6}")
@@ -63,13 +65,15 @@ class CommplanError(Exception):
 class Finding:
     """One thing wrong in something a person wrote: where it is, which rule it breaks, what to write instead.
 
-    `place` is ``file``, ``file:line`` or ``file:line:column``; `field` the dotted path inside the file.
+    `place` is ``file``, ``file:line`` or ``file:line:column``; `field` the dotted path inside the file; `word` the
+    one word of the field that is at fault, where that is known.
     """
 
     place: str
     rule: str
     remedy: str = ""
     field: str = ""
+    word: str = ""
 
     def __str__(self) -> str:
         head = f"{self.place}: {self.field}: " if self.field else f"{self.place}: "
@@ -88,9 +92,13 @@ class InputError(CommplanError):
         super().__init__("\n".join(str(finding) for finding in self.findings))
 
     @classmethod
-    def one(cls, place: str, rule: str, remedy: str = "", field: str = "") -> InputError:
+    def one(cls, place: str, rule: str, remedy: str = "", field: str = "", *, word: str = "") -> Self:
         """Return an error with a single finding."""
-        return cls([Finding(place=place, rule=rule, remedy=remedy, field=field)])
+        return cls([Finding(place=place, rule=rule, remedy=remedy, field=field, word=word)])
+
+
+class UnreachableError(InputError):
+    """The source of people is not there or does not answer, so nothing is known about what is asked of it."""
 
 
 class FenceError(CommplanError):

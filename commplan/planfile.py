@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -48,6 +49,26 @@ def missing_environment(plan: Plan, environ: Mapping[str, str]) -> list[Finding]
         for field, reference in references.items()
         if reference is not None and not environ.get(name := reference.removeprefix("env:"))
     ]
+
+
+def locate(findings: Iterable[Finding], text: str, place: str) -> list[Finding]:
+    """Return findings about fields of the plan in `text` at their line and column, those about no field as they are.
+
+    A field that is left out in the file is placed where its group begins.
+    """
+    document = yamlfile.compose(text, place)
+    written = {write_path(path): path for path in document.values}
+
+    def located(finding: Finding) -> Finding:
+        nearest = finding.field
+        while nearest and nearest not in written:
+            nearest = nearest[: max(nearest.rfind("."), nearest.rfind("["), 0)]
+        if not nearest:
+            return finding
+        line, column = document.mark_of(finding.word if nearest == finding.field else "", written[nearest])
+        return replace(finding, place=f"{place}:{line}:{column}")
+
+    return [located(finding) for finding in findings]
 
 
 def digest(files: Mapping[str, str]) -> str:

@@ -96,9 +96,9 @@ def compile(audience: Audience, *, columns: Collection[str], dialect: str) -> st
             continue
         try:
             arms.append((_Checker(columns, dialect).check(segment.condition), segment.name))
-        except ValueError as error:
+        except _ConditionError as error:
             rule, _, remedy = str(error).partition("; ")
-            findings.append(Finding(place=place, field=field, rule=rule, remedy=remedy))
+            findings.append(Finding(place=place, field=field, rule=rule, remedy=remedy, word=error.word))
     if findings:
         raise InputError(findings)
     if not arms:
@@ -111,8 +111,16 @@ def compile(audience: Audience, *, columns: Collection[str], dialect: str) -> st
     return case.sql(dialect, comments=False, identify=True)
 
 
+class _ConditionError(ValueError):
+    """A condition cannot be used: ``rule; remedy``, and the word of it that is at fault if it is one."""
+
+    def __init__(self, text: str, word: str = "") -> None:
+        super().__init__(text)
+        self.word = word
+
+
 class _Checker:
-    """One condition: parsed, held against the lists above, its columns resolved. ValueError says rule; remedy."""
+    """One condition: parsed, held against the lists above, its columns resolved."""
 
     def __init__(self, columns: Collection[str], dialect: str) -> None:
         self._columns = {column: column for column in columns}
@@ -134,36 +142,42 @@ class _Checker:
 
     def _parse(self, text: str) -> exp.Expr:
         if len(text) > _MAX_LENGTH:
-            raise ValueError(f"it is longer than {_MAX_LENGTH} characters; make a column of it in the audience's query")
+            raise _ConditionError(
+                f"it is longer than {_MAX_LENGTH} characters; make a column of it in the audience's query"
+            )
         try:
             found = Dialect.get_or_raise(self._dialect).parse_into(exp.Condition, text)
         except SqlglotError:
-            raise ValueError(
+            raise _ConditionError(
                 "it is not one boolean SQL expression; write a condition such as lifetime_value >= 1000"
             ) from None
         except RecursionError:
-            raise ValueError("it is nested too deeply; make it simpler") from None
+            raise _ConditionError("it is nested too deeply; make it simpler") from None
         if len(found) != 1 or found[0] is None:
-            raise ValueError("it is not one boolean SQL expression; write a single condition, without a semicolon")
+            raise _ConditionError("it is not one boolean SQL expression; write a single condition, without a semicolon")
         return found[0]
 
     def _check_node(self, node: exp.Expr) -> None:
         if isinstance(node, (exp.Query, exp.Exists, exp.Subquery)) or node.args.get("query") is not None:
-            raise ValueError("it contains a subquery; join what it needs in the audience's query and use the column")
+            raise _ConditionError(
+                "it contains a subquery; join what it needs in the audience's query and use the column"
+            )
         if isinstance(node, (exp.Placeholder, exp.Parameter)):
-            raise ValueError("it contains a parameter; only columns and constants are allowed")
+            raise _ConditionError("it contains a parameter; only columns and constants are allowed")
         if isinstance(node, exp.Func) and not isinstance(node, (*_CONNECTORS, *_ALLOWED)):
             name = (node.name if isinstance(node, exp.Anonymous) else node.sql_name()).lower()
-            raise ValueError(f"the function {name} is not on the list; use one of {', '.join(sorted(FUNCTIONS))}")
+            raise _ConditionError(
+                f"the function {name} is not on the list; use one of {', '.join(sorted(FUNCTIONS))}", name
+            )
         if not isinstance(node, _ALLOWED):
-            raise ValueError(
+            raise _ConditionError(
                 f"{type(node).__name__.lower()} is not allowed in a condition; "
                 "use comparisons, in, between, like, is null, and, or, not"
             )
         if isinstance(node, (*_PREDICATES, exp.Binary)) and not isinstance(node, (exp.And, exp.Or)):
             for side in (node.this, node.args.get("expression")):
                 if isinstance(side, _PREDICATES):
-                    raise ValueError(
+                    raise _ConditionError(
                         "it compares the result of a comparison; write x > 1 and x < 5 instead of 1 < x < 5"
                     )
 
@@ -174,11 +188,11 @@ class _Checker:
             for part in tree.flatten():
                 self._check_boolean(part)
         elif not isinstance(tree, (*_PREDICATES, exp.Boolean)):
-            raise ValueError("it is not a condition but a value; compare it with something, such as vip = 1")
+            raise _ConditionError("it is not a condition but a value; compare it with something, such as vip = 1")
 
     def _resolve(self, column: exp.Column) -> str:
         if any(column.args.get(part) is not None for part in ("table", "db", "catalog")):
-            raise ValueError(f"{column.name!r} has a table in front; write the column alone")
+            raise _ConditionError(f"{column.name!r} has a table in front; write the column alone", column.name)
         name = column.name
         if name in self._columns:
             return name
@@ -190,4 +204,4 @@ class _Checker:
         else:
             hint = next(iter(get_close_matches(name, self._columns, 1, 0.5)), None) or ", ".join(self._columns)
             hint = f"did you mean {hint}?" if "," not in hint else f"the query returns {hint}"
-        raise ValueError(f"the audience's query returns no column {name!r}; {hint}")
+        raise _ConditionError(f"the audience's query returns no column {name!r}; {hint}", name)

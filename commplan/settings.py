@@ -9,7 +9,9 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
@@ -26,6 +28,7 @@ from commplan.ids import Keyring
 ProviderKind = Literal["sandbox", "live"]
 
 _PROJECT = Path(__file__).resolve().parent.parent
+_PREFIX = "COMMPLAN_"
 _SANDBOX = "http://127.0.0.1:8026"
 
 
@@ -84,7 +87,7 @@ class Settings(BaseSettings):
     """Everything an installation decides."""
 
     model_config = SettingsConfigDict(
-        env_prefix="COMMPLAN_", env_nested_delimiter="__", frozen=True, extra="ignore", hide_input_in_errors=True
+        env_prefix=_PREFIX, env_nested_delimiter="__", frozen=True, extra="ignore", hide_input_in_errors=True
     )
 
     home: Path = Field(Path(".commplan"), description="Folder of the store, the secret, reports and rejects files")
@@ -187,8 +190,25 @@ def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
+def _misspelt(environ: Iterable[str]) -> list[Finding]:
+    """Return a finding for each variable whose name is close to a setting's and is none; others are not ours."""
+    known = {
+        f"{name}__{inner}".upper() if inner else name.upper()
+        for name, field in Settings.model_fields.items()
+        for inner in ("", *getattr(field.annotation, "model_fields", ()))
+    }
+    given = {name: name.upper().removeprefix(_PREFIX) for name in environ if name.upper().startswith(_PREFIX)}
+    return [
+        Finding(place=name, rule="there is no such setting", remedy=f"did you mean {_PREFIX}{meant[0]}?")
+        for name, word in sorted(given.items())
+        if word not in known and (meant := get_close_matches(word, known, n=1, cutoff=0.7))
+    ]
+
+
 def load_settings() -> Settings:
-    """Return the settings of this process; InputError names each variable that is wrong and its rule."""
+    """Return the settings of this process; InputError names each variable that is wrong, or misspelt, and its rule."""
+    if misspelt := _misspelt(os.environ):
+        raise InputError(misspelt)
     try:
         return Settings()
     except SettingsError as error:

@@ -76,6 +76,7 @@ class Document:
     """
 
     place: str
+    text: str = field(repr=False)
     root: Value = field(repr=False)
     findings: tuple[Finding, ...] = ()
     keys: dict[KeyPath, Mark] = field(repr=False)
@@ -92,6 +93,17 @@ class Document:
         while path and path not in self.values:
             path = path[:-1]
         return self.values[path][0]
+
+    def mark_of(self, word: str, path: KeyPath) -> Mark:
+        """Return where a word first stands in the text at `path`; where it does not, where that text begins."""
+        if word and path in self.values:
+            (first, begin), (last, end) = self.values[path]
+            whole = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+            for number, line in enumerate(self.text.split("\n")[first - 1 : last], first):
+                start, stop = begin if number == first else 1, end if number == last else len(line) + 1
+                if (match := whole.search(line, start - 1, stop - 1)) is not None:
+                    return Mark(number, match.start() + 1)
+        return self.mark(path)
 
     def finding(self, path: KeyPath, rule: str, remedy: str = "", *, at_key: bool = False) -> Finding:
         """Return a finding about the value at `path`, or about its key."""
@@ -183,6 +195,7 @@ class _Composer:
     def __init__(self, text: str, place: str) -> None:
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=_LOADER)
         self._place = place
+        self._whole = text
         self._findings: list[Finding] = []
         self._keys: dict[KeyPath, Mark] = {}
         self._values: dict[KeyPath, tuple[Mark, Mark]] = {}
@@ -205,7 +218,12 @@ class _Composer:
                 raise InputError.one(self._place, "is empty", "write `name: value` lines")
             raise InputError(in_order(self._findings))
         return Document(
-            place=self._place, root=root, findings=tuple(self._findings), keys=self._keys, values=self._values
+            place=self._place,
+            text=self._whole,
+            root=root,
+            findings=tuple(self._findings),
+            keys=self._keys,
+            values=self._values,
         )
 
     def _refuse(self, event: yaml.Event, path: KeyPath, rule: str, remedy: str) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 from types import FrameType
 
+from commplan.errors import RunError
 from commplan.supervisor import end_descendants
 from flows.campaign import campaign
 
@@ -51,4 +52,11 @@ def run_campaign(plan: str, occurrence: str, *, key: str) -> None:
     for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.server", "commplan"):
         for holder in (logging.getLogger(name), *logging.getLogger(name).handlers):
             holder.addFilter(_ForPeople())
-    campaign(plan, occurrence)
+    try:
+        campaign(plan, occurrence)
+    except RuntimeError as error:
+        if "Prefect API server" not in str(error):
+            raise
+        raise RunError(
+            "Prefect's temporary server did not come up, and nothing was sent; try again when the machine is less busy"
+        ) from None

@@ -240,10 +240,10 @@ def test_everyone_of_the_source_is_a_recipient_or_a_counted_reject(
     assert rejects == audience.rejects_path(tmp_path / "home", f"onboarding@{run_id}")
     assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
     assert rejects.read_text().splitlines() == [
-        "row,contact id,reason",
-        "4,3,invalid_email invalid_phone",
-        "6,,no_id",
-        "7,2,repeated_id",
+        "row,contact id,reason,SANDBOX",
+        "4,3,invalid_email invalid_phone,SANDBOX",
+        "6,,no_id,SANDBOX",
+        "7,2,repeated_id,SANDBOX",
     ]
 
 
@@ -727,7 +727,7 @@ def test_a_source_that_breaks_marks_nobody_as_gone(store: Store, crm: Crm, resol
     resolve(run_id, crm)
     before = everything(store)
     crm.write("DROP TABLE customers")
-    with pytest.raises(InputError, match=r"onboarding: audience\.source: the database refused the query"):
+    with pytest.raises(InputError, match=r"onboarding: audience\.source\.sql: the database refused the query"):
         refresh(store, run_id, crm)
     assert everything(store) == before
 
@@ -881,10 +881,10 @@ def test_a_query_that_takes_too_long_is_stopped(crm: Crm) -> None:
 
 def test_what_is_done_with_the_rows_does_not_count_against_the_time_out(sqlite_crm: Crm) -> None:
     sql = f"with recursive n(i) as (select 1 union all select i + 1 from n where i < {CHUNK + 1}) select i from n"
-    with open_crm(sqlite_crm, timeout=timedelta(seconds=0.5)) as source:
+    with open_crm(sqlite_crm, timeout=timedelta(seconds=3)) as source:
         stream = source.stream(source.statement(sql))
         next(stream)
-        until = datetime.now(UTC) + timedelta(seconds=0.7)
+        until = datetime.now(UTC) + timedelta(seconds=3.2)
         while datetime.now(UTC) < until:
             pass
         assert [len(chunk) for chunk in stream] == [1]
@@ -904,9 +904,10 @@ def test_columns_are_known_without_reading_and_must_differ(crm: Crm) -> None:
     ("url", "message"),
     [
         ("sqlite:////nowhere/crm.sqlite", "the database cannot be reached"),
-        ("sqlite://", "not a database URL we have a driver for"),
-        ("not a url", "not a database URL we have a driver for"),
-        ("nosuch://secret:word@host/db", "not a database URL we have a driver for"),
+        ("sqlite://", "not a database URL"),
+        ("not a url", "not a database URL"),
+        ("nosuch://secret:word@host/db", '"nosuch" is not a database that this version reads'),
+        ("mysql+pymysql://secret:word@host/db", "come as a CSV or XLSX file"),
         ("postgresql://nobody:hidden@127.0.0.1:1/x", "the database cannot be reached"),
     ],
 )
@@ -920,7 +921,9 @@ def test_a_source_that_cannot_be_opened_is_said_plainly(url: str, message: str) 
 def test_the_database_s_own_words_are_not_passed_on(crm: Crm) -> None:
     with pytest.raises(InputError, match="the database refused the query") as caught:
         ask(crm, "select nothing_of_the_kind as x, 'bob@person.example.com' as y from customers")
-    assert "nothing_of_the_kind" not in str(caught.value)
+    # The word is the planner's own; nothing else of what the database says is.
+    assert 'at "nothing_of_the_kind"; try it' in str(caught.value)
+    assert "column" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert "bob" not in str(caught.value)
 
@@ -931,7 +934,7 @@ def test_the_database_s_own_words_are_not_passed_on(crm: Crm) -> None:
 def test_every_column_the_plan_names_and_the_source_lacks_is_named(
     store: Store, sqlite_crm: Crm, resolve: Resolve
 ) -> None:
-    plan = make_plan(contact={"id": "customer", "email": "mail", "phone": "mobile"})
+    plan = make_plan(contact={"id": "kundennummer", "email": "mail", "phone": "mobile"})
     with pytest.raises(InputError) as caught:
         resolve(new_run(store), sqlite_crm, plan)
     assert [finding.field for finding in caught.value.findings] == ["audience.contact.id", "audience.contact.email"]

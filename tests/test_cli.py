@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import jsonschema
@@ -51,6 +53,14 @@ def plan(tmp_path: Path) -> Path:
     return tmp_path / "mine" / "plan.yaml"
 
 
+#: What a run needs besides its database; nothing is sent with them.
+KEYS = {
+    "COMMPLAN_EMAIL__API_KEY": "SG.of-the-tests",
+    "COMMPLAN_SMS__ACCOUNT_SID": "AC" + "1" * 32,
+    "COMMPLAN_SMS__AUTH_TOKEN": "an-auth-token",
+}
+
+
 def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text
@@ -92,9 +102,28 @@ def test_check_says_that_all_is_right_and_what_is_missing_before_it_can_run(comm
     said = require(command("check", ONBOARDING / "plan.yaml"), 0, "all right", "3 steps", "5 goals")
     assert "before it can run" in said
     assert "CRM_DATABASE_URL" in said
-    assert "before it can run" not in require(
-        command("check", ONBOARDING / "plan.yaml", CRM_DATABASE_URL="sqlite:///x"), 0
-    )
+    assert "the source was not asked: " in said
+    assert "the source" not in require(command("check", "--no-source", ONBOARDING / "plan.yaml"), 0)
+    away = require(command("check", ONBOARDING / "plan.yaml", CRM_DATABASE_URL="sqlite:///x"), 0)
+    assert "before it can run" not in away
+    assert "the source was not asked: " in away
+
+
+def test_check_and_run_refuse_what_the_database_would_refuse_by_line_and_write_nothing(command, plan, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm:
+        crm.execute("create table customers (customer_id, email, lang, tz, sms_opt_in, signed_up_at, lifetime_value)")
+    replace(plan, "sms: sms_opt_in", "sms: sms_optin")
+    given = {"CRM_DATABASE_URL": f"sqlite:///{tmp_path / 'crm.sqlite'}", **KEYS}
+    said = require(command("check", plan, **given), 2)
+    assert [line.split(": ")[1] for line in said.splitlines()] == [
+        "audience.contact.phone",
+        "audience.contact.consent.sms",
+        "conversions.activated.sql",
+    ]
+    assert all(line.startswith(f"{plan}:") for line in said.splitlines())
+    assert require(command("run", plan, **given), 2) == said
+    listed = require(command("status", **given), 0)
+    assert "onboarding" not in listed
 
 
 def test_check_names_every_fault_of_a_plan_by_line(command, plan):
@@ -233,6 +262,24 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_shown(command):
     assert len(said.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("COMMPLAN_ALOW_LIST", "COMMPLAN_ALLOW_LIST"),
+        ("COMMPLAN_STORE", "COMMPLAN_STORE_URL"),
+        ("COMMPLAN_EMAIL__API_KY", "COMMPLAN_EMAIL__API_KEY"),
+        ("COMMPLAN_EMAIL_API_KEY", "COMMPLAN_EMAIL__API_KEY"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_with_the_one_that_was_meant(command, written, meant):
+    said = require(command("check", ONBOARDING / "plan.yaml", **{written: "hidden"}), 2)
+    assert said == f"{written}: there is no such setting; did you mean {meant}?\n"
+
+
+def test_what_is_only_called_like_a_setting_is_not_ours(command):
+    require(command("check", ONBOARDING / "plan.yaml", COMMPLAN_REQUIRE_BROWSER="1", COMMPLAN_SPECS="x"), 0)
+
+
 def test_run_names_every_variable_that_is_missing_and_writes_nothing(command, tmp_path):
     done = command("run", ONBOARDING / "plan.yaml", "--run-key", "x")
     require(
@@ -243,6 +290,21 @@ def test_run_names_every_variable_that_is_missing_and_writes_nothing(command, tm
         "COMMPLAN_SMS__ACCOUNT_SID",
         "COMMPLAN_SMS__AUTH_TOKEN",
     )
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_server_of_the_orchestrator_that_does_not_come_up_is_one_sentence(command, plan, tmp_path):
+    columns = "customer_id, email, mobile, lang, tz, sms_opt_in, signed_up_at, lifetime_value, activated_at"
+    with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm:
+        crm.execute(f"create table customers ({columns})")
+    impatient = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "0"}
+    given = {"CRM_DATABASE_URL": f"sqlite:///{tmp_path / 'crm.sqlite'}", **KEYS, **impatient}
+    said = require(command("run", plan, **given), 2, "temporary server did not come up, and nothing was sent")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_run_key_that_is_no_name_is_refused_before_anything_is_read(command, tmp_path):
+    require(command("run", ONBOARDING / "plan.yaml", "--run-key", "a/b c", **KEYS), 2, "run key: it is not a name")
     assert not (tmp_path / "home").exists()
 
 

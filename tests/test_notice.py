@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -22,7 +24,9 @@ def plan() -> Plan:
     return planfile.parse_plan(text, "plan.yaml")
 
 
-def test_the_owner_is_told_at_the_address_in_the_environment(plan: Plan) -> None:
+@contextmanager
+def hearing() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Listen at an address; yields it, and the list of what is told there."""
     heard: list[dict[str, str]] = []
 
     class Ear(BaseHTTPRequestHandler):
@@ -36,9 +40,13 @@ def test_the_owner_is_told_at_the_address_in_the_environment(plan: Plan) -> None
 
     with HTTPServer(("127.0.0.1", 0), Ear) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"json://127.0.0.1:{server.server_port}/"
-        assert tell_owner(plan, {"CRM_NOTIFY": url}, title="spring@1 is evaluated", body="3 met")
+        yield f"json://127.0.0.1:{server.server_port}/", heard
         server.shutdown()
+
+
+def test_the_owner_is_told_at_the_address_in_the_environment(plan: Plan) -> None:
+    with hearing() as (url, heard):
+        assert tell_owner(plan, {"CRM_NOTIFY": url}, title="spring@1 is evaluated", body="3 met")
     assert [(told["title"], told["message"]) for told in heard] == [("spring@1 is evaluated", "3 met")]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -18,9 +18,9 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from commplan.audience.address import read_email, read_phone
-from commplan.errors import Finding, InputError
+from commplan.errors import Finding, InputError, quoted
 from commplan.ids import AddressKey, Keyring
-from commplan.plan import ContactColumns, write_duration
+from commplan.plan import ContactColumns, nearest, write_duration
 from commplan.terms import Reason
 
 #: Longest id of a person.
@@ -53,6 +53,41 @@ class Person:
     unread: tuple[str, ...]
 
 
+def find_columns(columns: Sequence[str], mapping: ContactColumns, *, place: str) -> Mapping[str, int | None]:
+    """Return where each column that `audience.contact` names is, None for what it does not name.
+
+    InputError, with every finding, if the query does not return them all.
+    """
+    named = {
+        "id": mapping.id,
+        "email": mapping.email,
+        "phone": mapping.phone,
+        "locale": mapping.locale,
+        "timezone": mapping.timezone,
+        "consent.email": mapping.consent.email,
+        "consent.sms": mapping.consent.sms,
+    }
+    findings = [
+        no_column(column, columns, place=place, field=f"audience.contact.{field}")
+        for field, column in named.items()
+        if column is not None and column not in columns
+    ]
+    if findings:
+        raise InputError(findings)
+    return {field: None if column is None else columns.index(column) for field, column in named.items()}
+
+
+def no_column(column: str, columns: Sequence[str], *, place: str, field: str) -> Finding:
+    """Return what to say when a query does not return a column that the plan names."""
+    meant = nearest(column, columns)
+    return Finding(
+        place=place,
+        field=field,
+        rule=f"the query returns no column {quoted(column)}",
+        remedy=f"did you mean {meant}?" if meant is not None else f"it returns {', '.join(columns)}",
+    )
+
+
 class Reader:
     """Reads the rows of one source. InputError, with every finding, if the plan names columns it does not return."""
 
@@ -69,31 +104,14 @@ class Reader:
         self._place = place
         self._region = default_region
         self._keyring = keyring
-        self._findings: list[Finding] = []
-        self._id = self._find(mapping.id, "id")
-        self._email = self._find(mapping.email, "email")
-        self._phone = self._find(mapping.phone, "phone")
-        self._locale = self._find(mapping.locale, "locale")
-        self._zone = self._find(mapping.timezone, "timezone")
-        self._email_consent = self._find(mapping.consent.email, "consent.email")
-        self._sms_consent = self._find(mapping.consent.sms, "consent.sms")
-        if self._findings:
-            raise InputError(self._findings)
-
-    def _find(self, column: str | None, field: str) -> int | None:
-        if column is None:
-            return None
-        if column in self.columns:
-            return self.columns.index(column)
-        self._findings.append(
-            Finding(
-                place=self._place,
-                field=f"audience.contact.{field}",
-                rule=f"the audience's query returns no column {column!r}",
-                remedy=f"it returns {', '.join(self.columns)}",
-            )
-        )
-        return None
+        at = find_columns(self.columns, mapping, place=place)
+        self._id = at["id"]
+        self._email = at["email"]
+        self._phone = at["phone"]
+        self._locale = at["locale"]
+        self._zone = at["timezone"]
+        self._email_consent = at["consent.email"]
+        self._sms_consent = at["consent.sms"]
 
     def contact_id(self, row: Sequence[Any]) -> str | None:
         """Return a row's id as text, None when there is none that can be used."""
@@ -143,6 +161,7 @@ class Reader:
                 self._place,
                 f"column {name!r} holds values that cannot stand in a text ({type(value).__name__})",
                 "leave it out of the query, or cast it to text there",
+                "audience.source.sql",
             ) from None
         return value
 

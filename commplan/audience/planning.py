@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Connection, select, update
 
@@ -79,9 +80,13 @@ class Planning:
         if not self._update(connection, alive_machine=machine_now()):
             raise lost()
 
-    def complete(self, connection: Connection, size: int) -> None:
-        """Note that the audience is complete and how many people it has; RunError when another process took over."""
-        if not self._update(connection, alive_machine=machine_now(), audience_size=size):
+    def complete(self, connection: Connection, *, size: int, since: datetime | None, at: datetime) -> None:
+        """Note that the audience is complete: how many people it has, what ``:since`` meant, and as of when it holds.
+
+        RunError when another process took over.
+        """
+        values = {"audience_size": size, "since": since, "snapshot_at": at}
+        if not self._update(connection, alive_machine=machine_now(), **values):
             raise lost()
 
     def _update(self, connection: Connection, **values: object) -> bool:

@@ -126,9 +126,10 @@ def _refuse_exodus(store: Store, plan: Plan, run_id: RunId, here: bytearray, *, 
     nobody = there > 0 and not any(here)
     if nobody or (missing >= FEW and missing > max_leaving * there):
         raise InputError.one(
-            f"{plan.plan}: audience.source",
+            plan.plan,
             f"the query lacks {missing:,} of the {there:,} people of this run who were still there",
             "see whether the database is being reloaded; if they have really left, raise COMMPLAN_MAX_LEAVING",
+            "audience.source.sql",
         )
 
 

@@ -23,7 +23,7 @@ from commplan import segment
 from commplan.audience.enrolment import enrol, release
 from commplan.audience.person import Person, Reader
 from commplan.audience.planning import Planning, lost
-from commplan.audience.source import Source
+from commplan.audience.source import Source, Statement
 from commplan.errors import InputError, RunError
 from commplan.ids import RunId
 from commplan.plan import Audience, Plan
@@ -82,15 +82,17 @@ _PERSON = (
 )
 
 
-def open_source(plan: Plan, source_url: str, *, part: str = "audience.source") -> Source:
-    """Open the database a plan's people come from; `part` is the part of the plan that errors name."""
+def open_source(plan: Plan, source_url: str, *, field: str | None = None) -> Source:
+    """Open the database a plan's people come from; `field` is where its query is, None: the audience's own."""
     source = plan.audience.source
+    own = "audience.source.contacts" if source.sql is None else "audience.source.sql"
     return Source(
         source_url,
         timeout=source.timeout,
         row_limit=source.row_limit,
         zone=source.zone,
-        place=f"{plan.plan}: {part}",
+        place=plan.plan,
+        field=field or own,
     )
 
 
@@ -100,21 +102,34 @@ def query(audience: Audience) -> str:
     return source.sql if source.sql is not None else f'SELECT * FROM "{source.contacts}"'
 
 
+def columns_of(source: Source, statement: Statement, *, since: datetime | None) -> tuple[str, ...]:
+    """Return the columns that the audience's query returns; InputError if one has a name that we need ourselves."""
+    columns = source.columns(statement, since=since)
+    if segment.SEGMENT_COLUMN in columns:
+        raise source.wrong(
+            f"the query returns a column {segment.SEGMENT_COLUMN}", "rename it with AS", word=segment.SEGMENT_COLUMN
+        )
+    return columns
+
+
+def with_segment(audience: Audience, columns: Sequence[str], dialect: str) -> str:
+    """Return what to select from the audience's query: every column, then the segment. InputError for a bad segment."""
+    expression = segment.compile(audience, columns=columns, dialect=dialect)
+    return f"s.*, {expression or 'NULL'} AS {segment.SEGMENT_COLUMN}".replace(":", "\\:")
+
+
 def read(
     store: Store, source: Source, plan: Plan, *, since: datetime | None, default_region: str
 ) -> Generator[tuple[Reader, list[SourceRow]], None, None]:
     """Yield the reader of the source's rows with each chunk of them; the reader knows the query's columns."""
     statement = source.statement(query(plan.audience))
-    columns = source.columns(statement, since=since)
-    if segment.SEGMENT_COLUMN in columns:
-        raise InputError.one(source.place, f"the query returns a column {segment.SEGMENT_COLUMN}", "rename it with AS")
+    columns = columns_of(source, statement, since=since)
     reader = Reader(
         columns, plan.audience.contact, default_region=default_region, keyring=store.keyring, place=source.place
     )
-    expression = segment.compile(plan.audience, columns=columns, dialect=source.dialect)
-    chosen = f"s.*, {expression or 'NULL'} AS {segment.SEGMENT_COLUMN}".replace(":", "\\:")
+    select = with_segment(plan.audience, columns, source.dialect)
     number = 0
-    with closing(source.stream(statement, select=chosen, since=since)) as chunks:
+    with closing(source.stream(statement, select=select, since=since)) as chunks:
         for chunk in chunks:
             yield reader, [SourceRow(number + at, row[-1], row[:-1]) for at, row in enumerate(chunk, 1)]
             number += len(chunk)
@@ -158,7 +173,7 @@ def resolve(
         with (
             open_source(plan, source_url) as source,
             closing(read(store, source, plan, since=since, default_region=default_region)) as chunks,
-            _rejects_file(rejects_path(home, run_key)) as reject,
+            _rejects_file(rejects_path(home, run_key), sandbox=store.is_sandbox) as reject,
         ):
             for reader, chunk in chunks:
                 with store.write() as connection:
@@ -170,7 +185,7 @@ def resolve(
                     progress(tally.returned)
         enrol(store, planning=planning, plan=plan, people=tally.audience, now=now)
         with store.write() as connection:
-            planning.complete(connection, tally.audience)
+            planning.complete(connection, size=tally.audience, since=since, at=now)
     except BaseException as error:
         if not _undo(store, planning) and isinstance(error, InputError):
             # Whoever hears of an unusable audience discards the run, and it is another process's now.
@@ -214,15 +229,16 @@ def known(connection: Connection, run_id: RunId, contact_ids: Sequence[str], *co
 
 
 @contextmanager
-def _rejects_file(path: Path) -> Iterator[Callable[[int, str | None, str], None]]:
+def _rejects_file(path: Path, *, sandbox: bool) -> Iterator[Callable[[int, str | None, str], None]]:
     """Open the list of who could not be used; yields what adds a line: row, id, reason."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.unlink(missing_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["row", "contact id", "reason"])
-        yield lambda number, contact_id, reason: writer.writerow([number, contact_id or "", reason])
+        mark = ["SANDBOX"] if sandbox else []
+        writer.writerow(["row", "contact id", "reason", *mark])
+        yield lambda number, contact_id, reason: writer.writerow([number, contact_id or "", reason, *mark])
 
 
 class _Tally:

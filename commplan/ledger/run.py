@@ -135,6 +135,13 @@ def _as_run(row: Row[tuple[object, ...]]) -> Run:
     return Run(**{**known, "state": RunState(known["state"])})
 
 
+def is_started(store: Store, *, plan: str, occurrence: str) -> bool:
+    """Tell whether an occurrence of a plan was started before."""
+    with store.read() as connection:
+        known = select(runs.c.run_id).where(runs.c.plan == plan, runs.c.occurrence == occurrence)
+        return connection.execute(known).first() is not None
+
+
 def find_run(store: Store, key: str) -> Run:
     """Return the run of a key; RunError lists the newest keys when there is none."""
     with store.read() as connection:

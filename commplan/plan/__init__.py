@@ -22,7 +22,7 @@ from commplan.plan.model import (
     Step,
     Touch,
 )
-from commplan.plan.notation import Target, parse_duration, parse_name, suggestion, write_duration
+from commplan.plan.notation import Target, nearest, parse_duration, parse_name, suggestion, write_duration
 from commplan.plan.schema import json_schema
 from commplan.plan.tree import Problem
 
@@ -47,6 +47,7 @@ __all__ = [
     "advise",
     "cross_check",
     "json_schema",
+    "nearest",
     "parse_duration",
     "parse_name",
     "suggestion",

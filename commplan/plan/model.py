@@ -74,7 +74,7 @@ class Source(Part):
     """Where the audience comes from: a database and a query, or imported contacts."""
 
     url: EnvRef | None = Field(
-        None, description="`env:NAME` of a variable with the SQLAlchemy URL of the organisation's database"
+        None, description="`env:NAME` of a variable with the URL of the organisation's database, SQLite or PostgreSQL"
     )
     sql: Text | None = Field(None, description="One SELECT; `:since` is the time of this plan's last run")
     contacts: Name | None = Field(

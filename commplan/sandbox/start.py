@@ -5,6 +5,7 @@ Never overwrites a key or a CRM that is there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -22,6 +23,8 @@ from commplan.sandbox.config import SandboxConfig, generate_key
 from commplan.sandbox.switches import Switches
 from commplan.settings import Settings
 
+#: Where the settings look for a sandbox when they name no address.
+PORT = 8026
 #: Credentials of a sandbox for which the settings name none.
 API_KEY = "SG.sandbox"
 ACCOUNT_SID = "AC" + "0" * 32
@@ -46,17 +49,18 @@ class Wishes:
 
 
 def start_sandbox(
-    settings: Settings, wishes: Wishes, *, host: str, port: int, bound: socket.socket | None = None
+    settings: Settings, wishes: Wishes, *, host: str, port: int | None, bound: socket.socket | None = None
 ) -> None:
     """Serve a sandbox until it is ended; prints the settings that point an installation at it, where they are not so.
 
-    InputError when the port cannot be had, or the CRM asked for is not there.
+    Without a `port` it is `PORT`, or a free one where that is taken. InputError when the port cannot be had, or the
+    CRM asked for is not there.
     """
     if wishes.crm is None and wishes.contacts is not None:
         raise InputError.one("--contacts", "there is no CRM to put them in", "name its file with --crm")
     if wishes.crm is not None and wishes.contacts is None and not wishes.crm.exists():
         raise InputError.one(str(wishes.crm), "there is no such CRM", "say how many customers with --contacts")
-    listening = bound if bound is not None else _listen(host, port)
+    listening = bound if bound is not None else listen(host, port)
     private, public = _keys(wishes.key_file or settings.home / "webhook.pem")
     api_key = settings.email.api_key.get_secret_value() if settings.email.api_key else API_KEY
     token = settings.sms.auth_token.get_secret_value() if settings.sms.auth_token else AUTH_TOKEN
@@ -103,17 +107,26 @@ def start_sandbox(
     serve(config, sock=listening)
 
 
-def start_sink(*, host: str, port: int, bound: socket.socket | None = None) -> None:
+def start_sink(*, host: str, port: int | None, bound: socket.socket | None = None) -> None:
     """Serve a sink until it is ended: it accepts and counts, and simulates nothing. InputError as `start_sandbox`."""
-    sink.serve(bound if bound is not None else _listen(host, port))
+    sink.serve(bound if bound is not None else listen(host, port))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int | None, *, default: int = PORT) -> socket.socket:
+    """Return a socket that listens at a port; without one at `default`, or where that is taken at a free one.
+
+    InputError when the port asked for cannot be had.
+    """
+    if port is None:
+        with contextlib.suppress(OSError):
+            return socket.create_server((host, default))
     try:
-        return socket.create_server((host, port))
+        return socket.create_server((host, port or 0))
     except (OSError, OverflowError):
         raise InputError.one(
-            f"{host}:{port}", "the sandbox cannot listen there", "see what else uses the port, or choose another"
+            host if port is None else f"{host}:{port}",
+            "the sandbox cannot listen there",
+            "see what else uses the port, or choose another",
         ) from None
 
 

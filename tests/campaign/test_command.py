@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.campaign.conftest import LETTER, PAIR, crowd
 from tests.test_cli import ROOT, require, run
+from tests.test_notice import hearing
 
 
 def test_a_run_is_shown_proven_reported_and_cancelled(rehearse):
@@ -36,12 +37,23 @@ def test_a_run_is_shown_proven_reported_and_cancelled(rehearse):
     assert "SANDBOX" in report.read_text(encoding="utf-8")
     proof = json.loads(require(command("prove", "letter@first", "--json"), 0))
     assert proof["difference"] == 0
+    assert proof["sandbox"] is True
     assert proof["steps"][0]["states"] == {"delivered": 3}
     assert any("sandbox" in check["what"] for check in proof["checks"])
     require(command("prove", "letter@first"), 0, "Books of letter@first", "difference 0")
-    require(command("cancel", "pair@first"), 0, "pair@first is cancelled", "3 messages will not be sent")
+    require(command("cancel", "pair@first"), 0, "SANDBOX: pair@first is cancelled", "3 messages will not be sent")
     require(command("status", "pair@first"), 0, "pair@first is cancelled")
     here.require_balance(waiting)
+
+
+def test_the_owner_of_a_rehearsal_is_told_that_it_is_one(rehearse, monkeypatch):
+    here = rehearse(crowd(1))
+    with hearing() as (url, heard):
+        monkeypatch.setenv("CRM_NOTIFY", url)
+        running = here.ready(LETTER.replace("crm: {}", "crm: {notify: env:CRM_NOTIFY}"))
+        here.send_due(running)
+        running.evaluate()
+    assert [told["title"] for told in heard] == ["SANDBOX: letter@first is evaluated"]
 
 
 def test_a_proof_without_the_sandbox_says_how_to_do_without_it(rehearse):

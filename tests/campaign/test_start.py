@@ -283,12 +283,29 @@ def test_since_of_the_first_run_is_the_start_and_of_the_next_the_last_snapshot_l
     assert abs(since - (NOON - timedelta(days=2))) < timedelta(minutes=1)
 
 
-def test_a_bad_query_frees_the_run_s_key(rehearse):
+def test_a_bad_query_is_refused_at_its_line_before_the_run_exists(rehearse):
     here = rehearse(crowd(1))
-    running = here.start(LETTER.replace("select * from customers", "select * from nobody"))
-    with pytest.raises(InputError):
-        running.resolve_audience()
+    with pytest.raises(InputError, match=r"plan\.yaml:\d+:\d+: audience\.source\.sql: .* at \"nobody\""):
+        here.start(LETTER.replace("select * from customers", "select * from nobody"))
+    assert ledger_run.list_runs(here.store) == []
     assert here.send_due(here.ready()).accepted == 1
+
+
+def test_a_source_that_fails_after_the_start_is_named_in_the_frozen_plan_and_frees_the_run_s_key(rehearse):
+    here = rehearse(crowd(1))
+    running = here.start()
+    here.update_crm("alter table customers rename to elsewhere")
+    with pytest.raises(InputError, match=r"letter@first/plan\.yaml:\d+:\d+: audience\.source\.sql: "):
+        running.resolve_audience()
+    here.update_crm("alter table elsewhere rename to customers")
+    assert here.send_due(here.ready()).accepted == 1
+
+
+def test_a_run_that_has_begun_is_joined_while_its_source_is_away(rehearse):
+    here = rehearse(crowd(1))
+    here.ready()
+    here.update_crm("alter table customers rename to elsewhere")
+    assert here.send_due(here.start()).accepted == 1
 
 
 def test_more_people_than_allowed_are_not_written_to_and_the_key_is_free(rehearse):

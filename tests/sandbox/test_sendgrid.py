@@ -183,11 +183,14 @@ JUNK = st.recursive(
     max_leaves=6,
 )
 NAMES = ["to", "cc", "subject", "headers", "substitutions", "custom_args", "send_at"]
-PERSONS = st.lists(JUNK | st.dictionaries(st.sampled_from(NAMES), JUNK), max_size=3)
+WRITTEN = st.fixed_dictionaries(
+    {"to": st.just([{"email": "ann@person.example.com"}])}, optional=dict.fromkeys(NAMES[2:], JUNK)
+)
+PERSONS = st.lists(JUNK | st.dictionaries(st.sampled_from(NAMES), JUNK), max_size=3) | st.lists(WRITTEN, max_size=3)
 ROOTS = ["from", "subject", "content", "headers", "custom_args", "categories", "send_at", "reply_to", "sections"]
 
 
-@given(root=st.dictionaries(st.sampled_from(ROOTS), JUNK), people=JUNK | PERSONS, nested=st.booleans())
+@given(root=st.just({}) | st.dictionaries(st.sampled_from(ROOTS), JUNK), people=PERSONS | JUNK, nested=st.booleans())
 def test_no_body_whatever_makes_the_rules_or_the_rendering_stumble(root, people, nested):
     body = {
         "from": {"email": "hello@sender.example.com"},
