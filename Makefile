@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test demo check test test-long test-all clean
+.PHONY: help install install-test demo check test test-long test-all bench clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -45,6 +45,9 @@ test-long: install-test ## The tests that need more time: kills, whole campaigns
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
 
 test-all: test test-long ## All tests
+
+bench: install-test ## How fast it is, beside the plain ways of doing the same; BENCH="--postgresql" for more
+	@$(BIN)/python -m tests.bench $(BENCH)
 
 clean: ## Remove the environment and what tools left behind
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,6 +7,7 @@ standard input ends: its parent is gone then, and whoever continues the run star
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -23,7 +24,7 @@ from commplan.store import open_store
 
 def main(key: str, step_no: int) -> int:
     """Send what is due of a step of a run; return the exit status."""
-    logs.set_up()
+    logs.set_up(logging.WARNING)  # who started it tells of the batches
     orphaned = threading.Event()
     threading.Thread(target=_watch_parent, args=(orphaned,), daemon=True).start()
     settings = load_settings()
