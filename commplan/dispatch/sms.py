@@ -45,7 +45,7 @@ def send_texts(
     Raises HaltError when nothing can be sent until a person acts; whatever was in flight is closed first.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
-    work = _Texts(store, gateway, batch, lease=lease, allowed=allowed, tally=tally)
+    work = _Texts(store, batch, lease=lease, allowed=allowed, tally=tally)
     half = max(1, connections // 2)
     with ThreadPoolExecutor(max_workers=connections, thread_name_prefix="sms") as pool:
         try:
@@ -53,7 +53,9 @@ def send_texts(
                 landed = work.flying.popleft() if len(work.flying) == 2 or not work.waiting else []
                 outgoing = work.turn(landed, half)
                 if outgoing:
-                    work.flying.append([(out, pool.submit(gateway.send, work.text_message(out))) for out in outgoing])
+                    texts = [text_message(store, batch, out) for out in outgoing]
+                    sent = [pool.submit(gateway.send, text) for text in texts]
+                    work.flying.append(list(zip(outgoing, sent, strict=True)))
                 if work.refused is not None:
                     error, work.refused = work.refused, None
                     if not work.patience.wait(error):
@@ -70,7 +72,6 @@ class _Texts:
     def __init__(
         self,
         store: Store,
-        gateway: SmsGateway,
         batch: Batch,
         *,
         lease: float,
@@ -78,7 +79,6 @@ class _Texts:
         tally: Tally,
     ) -> None:
         self._store = store
-        self._gateway = gateway
         self._batch = batch
         self._lease = lease
         self._allowed = allowed
@@ -138,15 +138,16 @@ class _Texts:
         for out in outgoing:
             close.take_back(self._store, out.attempt_id)
 
-    def text_message(self, out: Outgoing) -> TextMessage:
-        """Return the text of one message, valid until its hours or its time are over."""
-        now = self._store.clock.now()
-        latest = min(out.not_after, out.closes_at) if out.closes_at is not None else out.not_after
-        return TextMessage(
-            attempt_id=out.attempt_id,
-            token=self._store.keyring.token(TokenPurpose.MESSAGE, out.ref),
-            address=out.address,
-            body=fill(self._batch.text.text, self._batch.text.placeholders, out.values),
-            valid_for=max(1, min(36_000, int((latest - now).total_seconds()))),
-            write_by=write_by(out.looked_at),
-        )
+
+def text_message(store: Store, batch: Batch, out: Outgoing) -> TextMessage:
+    """Return the text of one message, valid until its hours or its time are over."""
+    now = store.clock.now()
+    latest = min(out.not_after, out.closes_at) if out.closes_at is not None else out.not_after
+    return TextMessage(
+        attempt_id=out.attempt_id,
+        token=store.keyring.token(TokenPurpose.MESSAGE, out.ref),
+        address=out.address,
+        body=fill(batch.text.text, batch.text.placeholders, out.values),
+        valid_for=max(1, min(36_000, int((latest - now).total_seconds()))),
+        write_by=write_by(out.looked_at),
+    )

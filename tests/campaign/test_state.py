@@ -60,6 +60,7 @@ def test_every_change_of_a_state_is_in_the_table_and_the_table_holds_no_other(re
     watch(here)
     _deliver_and_fail(here)
     _look_and_refuse(here)
+    _ask_and_refuse(here)
     _lose_and_find(here)
     _stop(here)
     table = {(was, became) for was, targets in state.TRANSITIONS.items() for became in targets}
@@ -90,9 +91,27 @@ def _look_and_refuse(here) -> None:
     running.gather()
     here.send_until_quiet(running)
     here.jump(hours=12)
-    texts = here.ready(plan("hours", TEXT.replace("content: nudge", "content: nudge, window: 00:00-23:00")))
-    here.jump(days=3)
+    block(here, Channel.SMS, "+12025550003", reason=Reason.NEVER_CONTACT)
+    texts = here.ready(plan("stop", TEXT))
+    block(here, Channel.SMS, "+12025550002", reason=Reason.STOP)
     here.send_until_quiet(texts)
+    late = [
+        here.ready(plan("hours", TEXT.replace("content: nudge", "content: nudge, window: 00:00-23:00"))),
+        here.ready(plan("late", LETTER)),
+    ]
+    here.jump(days=3)
+    for each in late:
+        here.send_until_quiet(each)
+
+
+def _ask_and_refuse(here) -> None:
+    again = "{step: again, channel: email, content: welcome, when: clicked(welcome), wait: P1D, not_after: P2D}"
+    running = here.ready(plan("again", LETTER.replace("evaluation:", f"  - {again}\nevaluation:")))
+    here.send_until_quiet(running)
+    here.deliver_all()
+    here.jump(days=1)
+    running.gather()
+    here.send_until_quiet(running)
 
 
 def _lose_and_find(here) -> None:
