@@ -91,14 +91,11 @@ def _look_and_refuse(here) -> None:
     running.gather()
     here.send_until_quiet(running)
     here.jump(hours=12)
-    block(here, Channel.SMS, "+12025550003", reason=Reason.NEVER_CONTACT)
-    texts = here.ready(plan("stop", TEXT))
+    any_hour = TEXT.replace("content: nudge", "content: nudge, window: 00:00-23:00")
+    texts = here.ready(plan("opt-out", any_hour))
     block(here, Channel.SMS, "+12025550002", reason=Reason.STOP)
     here.send_until_quiet(texts)
-    late = [
-        here.ready(plan("hours", TEXT.replace("content: nudge", "content: nudge, window: 00:00-23:00"))),
-        here.ready(plan("late", LETTER)),
-    ]
+    late = [here.ready(plan("hours", any_hour)), here.ready(plan("late", LETTER))]
     here.jump(days=3)
     for each in late:
         here.send_until_quiet(each)
