@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, true, update
 
+from commplan.errors import RunError
 from commplan.ids import BatchId, RunId
 from commplan.store import Store
 from commplan.store.tables import batches, messages, runs, skeletons
@@ -114,6 +115,11 @@ def pick(
     )
     skeleton_no = _oldest(connection, run_id, due)
     if skeleton_no is None:
+        if connection.execute(select(messages.c.seq).where(due).limit(1)).first() is not None:
+            raise RunError(
+                f"the texts of step {step_no} are gone from the store, so what waits for them cannot be sent; "
+                "restore the store, or cancel the run"
+            )
         return None
     seqs = (
         connection.execute(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, null, or_, select, update
 
 from commplan.ids import AttemptId, MessageRef, RunId
 from commplan.ledger.claim import Batch
@@ -17,9 +17,29 @@ from commplan.ledger.schedule import release_followers
 from commplan.store import Store
 from commplan.store.tables import attempts, batches, enrolments, messages, recipients, runs
 from commplan.store.types import among, machine_now
-from commplan.terms import AttemptOutcome, MessageState, Reason
+from commplan.terms import AttemptOutcome, MessageState, Reason, RunState
 
 _ON_WIRE = (MessageState.SENDING, MessageState.UNKNOWN)
+
+
+def _of_run(state: RunState) -> ColumnElement[bool]:
+    of_message = select(runs.c.run_id).where(runs.c.run_id == messages.c.run_id, runs.c.state == state)
+    return of_message.correlate(messages).exists()
+
+
+#: What becomes of a message that has not been sent after all: queued again, unless its run is over.
+_BACK: Mapping[str, object] = {
+    "state": case(
+        (or_(_of_run(RunState.CANCELLED), _of_run(RunState.FINISHED)), MessageState.CANCELLED),
+        else_=MessageState.QUEUED,
+    ),
+    "reason": case(
+        (_of_run(RunState.CANCELLED), Reason.RUN_CANCELLED),
+        (_of_run(RunState.FINISHED), Reason.RUN_ENDED),
+        else_=null(),
+    ),
+    "batch_id": None,
+}
 
 
 def _close_attempt(
@@ -156,7 +176,7 @@ def _return(connection: Connection, attempt_id: AttemptId) -> None:
     """Take messages of a request that did not carry them: back to the batch, or to the queue if it was swept."""
     for state, change in (
         (MessageState.SENDING, {"state": MessageState.CLAIMED}),
-        (MessageState.UNKNOWN, {"state": MessageState.QUEUED, "batch_id": None}),
+        (MessageState.UNKNOWN, _BACK),
     ):
         connection.execute(
             update(messages)
@@ -238,9 +258,7 @@ def _abandon(connection: Connection, ended: Sequence[int], *, due_at: datetime |
         )
         .values(state=MessageState.UNKNOWN)
     ).rowcount
-    back: dict[str, object] = {"state": MessageState.QUEUED, "batch_id": None}
-    if due_at is not None:
-        back["due_at"] = due_at
+    back = _BACK if due_at is None else {**_BACK, "due_at": due_at}
     queued = connection.execute(
         update(messages)
         .where(messages.c.batch_id.in_(closing), messages.c.state == MessageState.CLAIMED)
