@@ -20,6 +20,7 @@ from commplan.ledger.claim import Batch
 from commplan.ledger.readdress import follow_addresses
 from commplan.ledger.run import plan_of
 from commplan.ledger.schedule import LOOK_LATER, zones_of
+from commplan.ledger.unsettled import number_in_doubt
 from commplan.plan import Plan
 from commplan.store import Store
 from commplan.store.tables import attempts, batches, messages, recipients, runs
@@ -27,6 +28,8 @@ from commplan.store.types import machine_now
 from commplan.terms import AttemptOutcome, Channel, MessageState, Reason, RunState
 from commplan.window import next_open
 
+#: Plan time until a number is looked at again of which it is not known whether it has just been written to.
+SETTLE_LATER = timedelta(minutes=5)
 #: An earlier message in one of these may still be delivered, or not: what is claimed about it is not known yet.
 _PENDING = (
     MessageState.QUEUED,
@@ -154,6 +157,9 @@ def _refuse(
             (holds.is_(None), {"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_UNKNOWN}),
             (~holds, {"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_FALSE}),
         ]
+    if batch.channel is Channel.SMS:
+        in_doubt = and_(number_in_doubt(messages, now), messages.c.not_after >= now)
+        rules.append((in_doubt, {"state": MessageState.QUEUED, "due_at": now + SETTLE_LATER}))
     rules.append((messages.c.not_after < now, {"state": MessageState.EXPIRED, "reason": Reason.TOO_LATE}))
     for applies, change in rules:
         connection.execute(update(messages).where(mine, applies).values(**change, batch_id=None))
