@@ -130,16 +130,17 @@ def next_look(one: Unsettled, now: datetime) -> datetime | None:
 
 def exist(connection: Connection, run_id: RunId) -> bool:
     """Tell whether a run has any request of unknown outcome."""
-    mine = select(attempts.c.attempt_id).where(attempts.c.run_id == run_id, is_in_doubt(attempts))
+    mine = select(attempts.c.attempt_id).where(_of_run(connection, run_id), is_in_doubt(attempts))
     return connection.execute(mine.limit(1)).first() is not None
 
 
 def read(connection: Connection, run_id: RunId) -> list[Unsettled]:
     """Return a run's requests of unknown outcome, oldest first; those whose messages are sent again are left out."""
     plan = plan_of(connection, run_id)
+    steps = range(1, len(plan.sequence) + 1)
     latest = (
         select(messages.c.attempt_id, func.max(messages.c.not_after).label("not_after"))
-        .where(messages.c.run_id == run_id, messages.c.state == MessageState.UNKNOWN)
+        .where(messages.c.run_id == run_id, messages.c.step_no.in_(steps), messages.c.state == MessageState.UNKNOWN)
         .group_by(messages.c.attempt_id)
         .subquery()
     )
@@ -148,7 +149,7 @@ def read(connection: Connection, run_id: RunId) -> list[Unsettled]:
         select(attempts, latest.c.not_after, case((gone, 1), else_=0).label("worker_gone"))
         .join(batches, batches.c.batch_id == attempts.c.batch_id)
         .join(latest, latest.c.attempt_id == attempts.c.attempt_id)
-        .where(attempts.c.run_id == run_id, is_in_doubt(attempts))
+        .where(_of_run(connection, run_id), is_in_doubt(attempts))
         .order_by(attempts.c.wire_at, attempts.c.attempt_id)
     ).all()
     asked: dict[str, list[Inquiry]] = {}
@@ -156,7 +157,7 @@ def read(connection: Connection, run_id: RunId) -> list[Unsettled]:
         for row in connection.execute(
             select(inquiries)
             .join(attempts, attempts.c.attempt_id == inquiries.c.attempt_id)
-            .where(attempts.c.run_id == run_id, is_in_doubt(attempts))
+            .where(_of_run(connection, run_id), is_in_doubt(attempts))
             .order_by(inquiries.c.at, inquiries.c.inquiry_id)
         ):
             asked.setdefault(row.attempt_id, []).append(Inquiry(at=row.at, finding=Finding(row.finding)))
@@ -177,6 +178,12 @@ def read(connection: Connection, run_id: RunId) -> list[Unsettled]:
         )
         for row in rows
     ]
+
+
+def _of_run(connection: Connection, run_id: RunId) -> ColumnElement[bool]:
+    """Return the SQL for the requests of a run, with its steps named: the index goes by step before outcome."""
+    steps = range(1, len(plan_of(connection, run_id).sequence) + 1)
+    return and_(attempts.c.run_id == run_id, attempts.c.step_no.in_(steps))
 
 
 def is_in_doubt(attempt: FromClause) -> ColumnElement[bool]:
