@@ -179,9 +179,10 @@ def is_resending_off(connection: Connection, run_id: RunId) -> bool:
 class Doubts:
     """What was decided on a run's requests without an answer, in messages.
 
-    `unknown` may have been sent; of them `assumed` are treated as if they had been. `lost` are proven not to have been
-    accepted the first time, `resent` were sent again without evidence. `duplicates` arrived twice although the first
-    request was judged not to have gone through; `repeats` arrived twice because it was decided to send them again.
+    `unknown` may have been sent, the first of them `since`; of them `assumed` are treated as if they had been. `lost`
+    are proven not to have been accepted the first time, `resent` were sent again without evidence. `duplicates` arrived
+    twice although the first request was judged not to have gone through; `repeats` arrived twice because it was decided
+    to send them again.
     """
 
     unknown: int = 0
@@ -190,12 +191,13 @@ class Doubts:
     resent: int = 0
     duplicates: int = 0
     repeats: int = 0
+    since: datetime | None = None
 
 
 def doubts(connection: Connection, run_id: RunId) -> Doubts:
     """Return the counts of a run; what arrived twice is told by the providers' receipts alone."""
-    unknown, assumed = connection.execute(
-        select(func.count(), func.count(attempts.c.decision))
+    unknown, assumed, since = connection.execute(
+        select(func.count(), func.count(attempts.c.decision), func.min(attempts.c.wire_at))
         .select_from(messages)
         .join(attempts, attempts.c.attempt_id == messages.c.attempt_id)
         .where(messages.c.run_id == run_id, messages.c.state == MessageState.UNKNOWN)
@@ -229,6 +231,7 @@ def doubts(connection: Connection, run_id: RunId) -> Doubts:
         resent=int(resent),
         duplicates=both - int(repeats),
         repeats=int(repeats),
+        since=since,
     )
 
 

@@ -305,6 +305,8 @@ def test_by_default_what_stays_unknown_is_held_and_listed(rehearse):
     assert running.next_due() is None
     judged = running.evaluate()
     assert judged.steps[0].counts.unknown == 2
+    assert judged.doubts.unknown == 2
+    assert "Of 2 messages nobody knows whether they were sent, the first since 2026-12-01 10:00." in judged.notes
     found = campaign.prove(here.store, here.settings, running.run.run_key, witness=False)
     assert (found.difference, found.doubts.unknown, found.doubts.assumed) == (0, 2, 0)
 
