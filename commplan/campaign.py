@@ -417,10 +417,13 @@ def apply_receipts(store: Store) -> int:
     return total
 
 
-def settle_runs(store: Store, settings: Settings, key: str | None = None) -> list[tuple[Run, Settled]]:
-    """Ask the providers at once about every unknown outcome of a run, or of all runs; receipts are applied first.
+def settle_runs(
+    store: Store, settings: Settings, key: str | None = None, *, force: bool = True
+) -> list[tuple[Run, Settled]]:
+    """Ask the providers about the unknown outcomes of a run, or of all runs; receipts are applied first.
 
-    Returns the runs that had any, each with what came of it. RunError when there is no such run.
+    About all of them at once, or without `force` about those that are due for it, as a run in progress does. Returns
+    the runs that had any, each with what came of it. RunError when there is no such run.
     """
     chosen = [ledger_run.find_run(store, key)] if key is not None else ledger_run.list_runs(store, limit=10_000)
     apply_receipts(store)
@@ -432,7 +435,7 @@ def settle_runs(store: Store, settings: Settings, key: str | None = None) -> lis
                 continue
         here = Campaign(store, settings, run)
         try:
-            found.append((run, here.settle(force=True)))
+            found.append((run, here.settle(force=force)))
         finally:
             here.close()
     return found

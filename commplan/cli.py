@@ -306,7 +306,7 @@ def retry(
         typer.echo(f"{key} has nothing to send again")
         return
     what = "may have been sent before, and would arrive twice" if only is Retry.UNKNOWN else "expired unsent"
-    if not yes and not typer.confirm(f"{count:,} messages {what}. Send them?"):
+    if not yes and not typer.confirm(f"{count:,} messages {what}. Send them?", err=True):
         raise typer.Exit(1)
     again = settlement.retry(store, run.run_id, only)
     typer.echo(f"{again:,} messages are queued again; start the same run to send them now")

@@ -84,15 +84,16 @@ def lose(store: Store, one: Unsettled) -> int:
     gone = or_(batches.c.closed_machine.is_not(None), batches.c.lease_machine < machine_now())
     batch = select(batches.c.batch_id).where(batches.c.batch_id == attempts.c.batch_id, gone)
     with store.write() as connection:
-        state = _lock_run(connection, one.run_id)
         if is_resending_off(connection, one.run_id):
             return 0
+        # The request before the run before its messages: receipts lock in that order, too.
         if not connection.execute(
             update(attempts)
             .where(attempts.c.attempt_id == one.attempt_id, unsettled.is_in_doubt(attempts), batch.exists())
             .values(outcome=AttemptOutcome.LOST, closed_machine=machine_now(), decision=None)
         ).rowcount:
             return 0
+        state = _lock_run(connection, one.run_id)
         change: dict[str, object] = {"state": MessageState.QUEUED, "due_at": store.clock.now()}
         if state in _ENDED:
             change = {"state": MessageState.CANCELLED, "reason": _ENDED[state]}
@@ -118,23 +119,31 @@ def decide(store: Store, one: Unsettled) -> int:
     """Apply the step's policy to a request that stays unknown; return how many messages it concerned. Own transaction.
 
     `assume_sent`: they stay unknown, and what follows them becomes due as if they had been sent. `resend`: they are
-    queued again, unless sending again by itself is off for the run, or the run has ended.
+    queued again, unless sending again by itself is off for the run, the run has ended, or the request's worker may
+    still write it.
     """
+    now = store.clock.now()
     with store.write() as connection:
-        state = _lock_run(connection, one.run_id)
+        if one.policy is OnUnknown.HOLD:
+            return 0
+        if one.policy is OnUnknown.RESEND and (not one.worker_gone or is_resending_off(connection, one.run_id)):
+            return 0
+        if not connection.execute(
+            update(attempts)
+            .where(
+                attempts.c.attempt_id == one.attempt_id,
+                attempts.c.outcome == AttemptOutcome.UNKNOWN,
+                attempts.c.decision.is_(None),
+            )
+            .values(decision=one.policy, decided_at=now)
+        ).rowcount:
+            return 0
         if one.policy is OnUnknown.ASSUME_SENT:
-            return _assume(connection, one, now=store.clock.now())
-        if one.policy is OnUnknown.RESEND and state not in _ENDED and not is_resending_off(connection, one.run_id):
-            return _send_again(connection, [one.attempt_id], one.run_id, now=store.clock.now())
-        return 0
+            return _assume(connection, one, now=now)
+        return _send_again(connection, one, now=now)
 
 
 def _assume(connection: Connection, one: Unsettled, *, now: datetime) -> int:
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.attempt_id == one.attempt_id, unsettled.is_in_doubt(attempts))
-        .values(decision=OnUnknown.ASSUME_SENT, decided_at=now)
-    )
     rows = connection.execute(
         select(messages.c.step_no, messages.c.seq).where(
             messages.c.attempt_id == one.attempt_id, messages.c.state == MessageState.UNKNOWN
@@ -146,18 +155,18 @@ def _assume(connection: Connection, one: Unsettled, *, now: datetime) -> int:
     return len(refs)
 
 
-def _send_again(connection: Connection, which: list[AttemptId], run_id: RunId, *, now: datetime) -> int:
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.attempt_id.in_(which), unsettled.is_in_doubt(attempts))
-        .values(decision=OnUnknown.RESEND, decided_at=now)
-    )
+def _send_again(connection: Connection, one: Unsettled, *, now: datetime) -> int:
+    if _lock_run(connection, one.run_id) in _ENDED:
+        connection.execute(
+            update(attempts).where(attempts.c.attempt_id == one.attempt_id).values(decision=None, decided_at=None)
+        )
+        return 0
     again = connection.execute(
         update(messages)
-        .where(messages.c.attempt_id.in_(which), messages.c.state == MessageState.UNKNOWN)
+        .where(messages.c.attempt_id == one.attempt_id, messages.c.state == MessageState.UNKNOWN)
         .values(state=MessageState.QUEUED, due_at=now, batch_id=None)
     ).rowcount
-    record(connection, run_id, now, "sent again without evidence", {"messages": again})
+    record(connection, one.run_id, now, "sent again without evidence", {"messages": again, "step": one.step_no})
     return again
 
 
@@ -266,23 +275,23 @@ def retry(store: Store, run_id: RunId, only: Retry) -> int:
     Returns how many. Own transaction. RunError when the run has ended. The last look is taken at them as at others.
     """
     with store.write() as connection:
+        in_doubt = select(attempts.c.attempt_id).where(attempts.c.run_id == run_id, unsettled.is_in_doubt(attempts))
+        which = connection.execute(in_doubt.with_for_update()).scalars().all() if only is Retry.UNKNOWN else []
         _lock_run(connection, run_id)
         retriable(connection, run_id, only)
         plan, now, again = plan_of(connection, run_id), store.clock.now(), 0
         for step_no, step in enumerate(plan.sequence, 1):
-            rows = connection.execute(
+            again += connection.execute(
                 update(messages)
                 .where(messages.c.run_id == run_id, messages.c.step_no == step_no, _chosen(run_id, only))
                 .values(
                     state=MessageState.QUEUED, reason=None, due_at=now, not_after=now + step.not_after, batch_id=None
                 )
-                .returning(messages.c.attempt_id)
-            ).all()
-            again += len(rows)
-        if only is Retry.UNKNOWN:
+            ).rowcount
+        for at in range(0, len(which), 500):
             connection.execute(
                 update(attempts)
-                .where(attempts.c.run_id == run_id, unsettled.is_in_doubt(attempts))
+                .where(attempts.c.attempt_id.in_(which[at : at + 500]), unsettled.is_in_doubt(attempts))
                 .values(decision=OnUnknown.RESEND, decided_at=now)
             )
         record(connection, run_id, now, "retried", {"only": only.value, "messages": again})

@@ -124,8 +124,12 @@ def next_look(one: Unsettled, now: datetime) -> datetime | None:
         look = max(look, one.inquiries[-1].at + pause)
     if look < end:
         return look
-    pending = one.policy is not OnUnknown.HOLD and one.decision is None
-    return end if pending or now < end else None
+    tried = bool(one.inquiries) and one.inquiries[-1].at >= end
+    if one.policy is OnUnknown.HOLD or one.decision is not None or tried:
+        # What could not be decided on while its worker might still write it is decided on afterwards.
+        undecided = tried and one.policy is OnUnknown.RESEND and not one.worker_gone
+        return look if undecided else end if now < end else None
+    return end
 
 
 def exist(connection: Connection, run_id: RunId) -> bool:

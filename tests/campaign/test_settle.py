@@ -342,6 +342,25 @@ def test_resend_sends_again_in_time_and_counts_what_arrived_twice(rehearse):
     assert (found.difference, found.doubts.resent, found.doubts.repeats, found.doubts.duplicates) == (0, 2, 2, 0)
 
 
+def test_resend_waits_for_the_worker_and_never_follows_a_confirmed_duplicate(rehearse):
+    here = rehearse(crowd(1), logs_busy_share=1)
+    running = doubtful(here, policy(LETTER, "resend"), "accept_then_close")
+    with here.store.write() as connection:
+        connection.execute(update(batches).values(closed_machine=None, lease_machine=1e12))
+    here.jump(hours=30)
+    running.settle()
+    assert states(here, running) == {"unknown"}
+    with here.store.write() as connection:
+        connection.execute(update(batches).values(closed_machine=1.0))
+        row = connection.execute(select(attempts)).one()._asdict()
+        witness = {**row, "attempt_id": "f" * 32, "outcome": "lost", "provider_id": "X", "messages": 0}
+        connection.execute(attempts.insert().values(**witness))
+    here.jump(hours=2)
+    running.settle()
+    assert states(here, running) == {"unknown"}
+    assert running.next_due() is None
+
+
 def test_the_evidence_of_a_run_that_has_ended_is_still_written_down_and_nothing_waits_for_ever(rehearse):
     here = rehearse(crowd(2), batch=1)
     running = here.ready(LETTER)

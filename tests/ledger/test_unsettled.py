@@ -91,6 +91,13 @@ def test_the_moment_at_which_the_policy_applies_is_one_of_the_looks(policy):
     assert next_look(replace(one, decision=policy), NOON + EVIDENCE_TIME) is None
 
 
+def test_a_policy_that_cannot_apply_keeps_nobody_waiting_but_for_the_worker():
+    end = doubt(policy=OnUnknown.RESEND).evidence_ends
+    one = doubt(policy=OnUnknown.RESEND, inquiries=(Inquiry(at=end, finding=SILENT),))
+    assert next_look(one, end) is None
+    assert next_look(replace(one, worker_gone=False), end) > end
+
+
 @pytest.mark.parametrize(
     ("not_after", "ends"),
     [(48 * 60, 25 * 60), (120, 110), (30, 25), (5, 25)],
