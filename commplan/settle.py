@@ -225,9 +225,14 @@ def _ask_logs(store: Store, gateways: Gateways, one: Unsettled) -> Answer:
     since = one.wire_at - _REACH
     findings: list[Finding] = []
     for address in addresses:
-        listing = gateways.email.find(address, since=since, known=known)
-        span = Span.of(one, offset=_offset(listing))
-        finding, provider_id = weigh_emails(listing.sightings, attempt_id=one.attempt_id, span=span)
+        # The logs compare case, and whether they keep it is not documented.
+        listings = [
+            gateways.email.find(spelling, since=since, known=known)
+            for spelling in dict.fromkeys((address, address.lower()))
+        ]
+        span = Span.of(one, offset=_offset(listings[-1]))
+        sightings = [sighting for listing in listings for sighting in listing.sightings]
+        finding, provider_id = weigh_emails(sightings, attempt_id=one.attempt_id, span=span)
         if provider_id is not None:
             return Answer(finding=finding, asked=len(findings) + 1, provider_id=provider_id)
         if span.start < since:

@@ -78,7 +78,7 @@ class MailLog:
         limit = asked.get("limit", USUAL) if isinstance(asked, dict) else None
         if not isinstance(limit, int) or not 1 <= limit <= MOST or asked.keys() - {"query", "limit"}:
             return _error(400, f"the request has a query and a limit between 1 and {MOST}")
-        conditions = read_query(asked.get("query", ""))
+        conditions = read_query(asked.get("query", ""), address=self._address)
         if conditions is None:
             return _error(400, "the query is not one that these logs understand", field="query")
         found = [mail for mail, created in self._visible() if all(holds(mail, created) for holds in conditions)]
@@ -102,13 +102,16 @@ class MailLog:
             if mail.accepted_at <= last:
                 yield mail, mail.accepted_at + switches.clock_offset
 
+    def _address(self, mail: Mail) -> str:
+        return mail.to.lower() if self._config.switches.logs_lowercase else mail.to
+
     def _line(self, mail: Mail) -> dict[str, object]:
         created = datetime.fromtimestamp(mail.accepted_at + self._config.switches.clock_offset, UTC)
         return {
             "from_email": mail.sender,
             "sg_message_id": mail.provider_id,
             "subject": mail.subject,
-            "to_email": mail.to,
+            "to_email": self._address(mail),
             "reason": "",
             "status": _STATUSES.get(mail.status, mail.status),
             "sg_message_id_created_at": created.isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -141,10 +144,10 @@ class MailLog:
         }
 
 
-def read_query(query: object) -> list[Holds] | None:
+def read_query(query: object, *, address: Callable[[Mail], str]) -> list[Holds] | None:
     """Return the conditions of a query, which must all hold; None if it says anything that is not emulated.
 
-    Comparisons of text are case-sensitive, as the service's are.
+    Comparisons of text are case-sensitive, as the service's are; `address` is how the logs know a recipient.
     """
     if not isinstance(query, str) or not query.strip():
         return None
@@ -152,7 +155,7 @@ def read_query(query: object) -> list[Holds] | None:
     at = 0
     while True:
         found = _CONDITION.match(query, at)
-        condition = None if found is None else _condition(found)
+        condition = None if found is None else _condition(found, address)
         if found is None or condition is None:
             return None
         conditions.append(condition)
@@ -165,10 +168,10 @@ def read_query(query: object) -> list[Holds] | None:
         at = joined.end()
 
 
-def _condition(found: re.Match[str]) -> Holds | None:
+def _condition(found: re.Match[str], address: Callable[[Mail], str]) -> Holds | None:
     text = found["text"]
     if found["field"] == "to_email":
-        return lambda mail, _: mail.to == text
+        return lambda mail, _: address(mail) == text
     if found["field"] == "sg_message_id":
         return lambda mail, _: mail.provider_id == text
     compare = _SIGNS[found["sign"]]

@@ -71,6 +71,7 @@ class Switches(BaseModel):
         description="Seconds of plan time from the client's giving up to an `accept_when_given_up`",
     )
     logs_lag: float = Field(10.0, ge=0, le=3_000, description="Minutes of plan time until Email Logs show a message")
+    logs_lowercase: bool = Field(True, description="Email Logs know addresses in lower case only, and compare case")
     logs_busy_share: Share = Field(0.2, description="Share of requests to Email Logs that are answered 429")
     list_lag: float = Field(
         0.75, ge=0, le=3_000, description="Minutes of plan time until the list of texts shows a new one"
@@ -112,6 +113,7 @@ class Switches(BaseModel):
             "clock_offset": 0.0,
             "late_seconds": 0.0,
             "logs_lag": 0.0,
+            "logs_lowercase": False,
             "logs_busy_share": 0.0,
             "list_lag": 0.0,
             "duplicate_share": 0.0,

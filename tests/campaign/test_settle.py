@@ -13,7 +13,7 @@ from commplan.errors import RunError
 from commplan.ledger import settlement, unsettled
 from commplan.store.tables import attempts, audit, batches, inquiries, recipients
 from commplan.terms import Retry
-from tests.campaign.conftest import BOTH, LETTER, PAIR, TEXT, crowd
+from tests.campaign.conftest import BOTH, LETTER, PAIR, TEXT, Customer, crowd
 
 CHANNELS = pytest.mark.parametrize("plan", [LETTER, TEXT], ids=["email", "sms"])
 
@@ -63,6 +63,15 @@ def test_what_the_providers_records_show_is_accepted_with_their_id_as_of_the_mom
     assert len(truth) == 4
     for ref, row in here.rows().items():
         assert (row.state, row.accepted_at, row.provider_id) == ("accepted", row.wire_at, truth[ref]["request_id"])
+    here.require_balance(running)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_an_address_in_mixed_case_is_found_however_the_logs_keep_it(rehearse, lowercase):
+    here = rehearse([Customer(name="Ann.Mixed", mobile=None)], logs_lowercase=lowercase)
+    running = doubtful(here, LETTER, "accept_then_close")
+    here.jump(minutes=16)
+    assert running.gather().settled.accepted == 1
     here.require_balance(running)
 
 
@@ -428,15 +437,22 @@ def test_what_waits_for_a_provider_that_does_not_answer_costs_no_time_beyond_thr
         assert unsettled.next_moment(waiting, here.clock.now()) > here.clock.now()
 
 
-def test_a_run_in_progress_settles_by_itself_against_records_that_lag_and_refuse(rehearse):
-    here = rehearse(
-        crowd(3), day=1440, timeout=1, batch=1, logs_lag=10, logs_busy_share=0.2, list_lag=0.75, clock_offset=180
-    )
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"late_seconds": 30, "logs_lag": 10, "logs_busy_share": 0.2, "logs_lowercase": True, "list_lag": 0.75},
+    ],
+    ids=["optimistic", "pessimistic"],
+)
+def test_a_run_in_progress_settles_by_itself_against_records_that_lag_and_refuse(rehearse, switches):
+    here = rehearse(crowd(3), day=300, timeout=1, batch=1, clock_offset=180, **switches)
     running = here.ready(BOTH)
     here.fault("email", "accept_then_close")
     here.fault("email", "close_unprocessed")
     here.fault("sms", "accept_when_given_up")
     here.carry(running)
-    assert {tuple(found) for found in here.states(running).values()} <= {("delivered", "delivered")}
+    assert {tuple(found) for found in here.states(running).values()} == {("delivered", "delivered")}
     assert len({one["ref"] for one in here.truth()}) == len(here.truth()) == 6
     here.require_balance(running)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from jsonschema import Draft202012Validator
 from python_http_client.exceptions import BadRequestsError, NotFoundError, TooManyRequestsError, UnauthorizedError
@@ -85,6 +86,34 @@ def test_a_message_shows_only_after_the_lag_and_by_the_providers_clock(start):
     (line,) = search(sandbox, f"to_email='{ANN}'")
     assert line["sg_message_id_created_at"] < truth["times"]["accepted"]
     assert sandbox.config.clock.now() - NOON > timedelta(minutes=20)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_logs_may_keep_addresses_in_lower_case_only(start, lowercase):
+    sandbox = start(factor=1e-9, logs_lowercase=lowercase)
+    sandbox.post(sandbox.mail("Ann@person.example.com"))
+    spelling, other = ("ann", "Ann") if lowercase else ("Ann", "ann")
+    (line,) = search(sandbox, f"to_email='{spelling}@person.example.com'")
+    assert line["to_email"] == f"{spelling}@person.example.com"
+    assert search(sandbox, f"to_email='{other}@person.example.com'") == []
+
+
+def test_what_is_accepted_when_the_client_has_given_up_shows_that_much_later(start):
+    sandbox = start(factor=60, late_seconds=90)
+    fault = {"channel": "email", "fault": "accept_when_given_up"}
+    httpx.post(f"{sandbox.url}/sandbox/faults", json=fault, trust_env=False)
+    with pytest.raises(httpx.TimeoutException):
+        httpx.post(
+            f"{sandbox.url}/v3/mail/send",
+            json=sandbox.mail(ANN),
+            headers={"Authorization": f"Bearer {sandbox.config.api_key}"},
+            timeout=0.2,
+            trust_env=False,
+        )
+    given_up = sandbox.config.clock.now()
+    sandbox.until(sandbox.messages)
+    accepted = datetime.fromisoformat(sandbox.messages()[0]["times"]["accepted"])
+    assert accepted - given_up > timedelta(seconds=60)
 
 
 def test_busy_logs_answer_429(start):
