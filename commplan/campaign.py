@@ -22,7 +22,7 @@ from commplan.dispatch import Sender, Tally, send_in_process
 from commplan.errors import FenceError, HaltError, InputError, RunError, TransientError
 from commplan.evaluation import Evaluation
 from commplan.fence import allowed_addresses
-from commplan.ledger import close, proof, schedule
+from commplan.ledger import close, proof, schedule, unsettled
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import WHOLE, Shard
 from commplan.ledger.enqueue import Enqueuer
@@ -32,6 +32,7 @@ from commplan.ledger.schedule import Due
 from commplan.plan import Plan
 from commplan.rendering import render_run
 from commplan.settings import Settings, as_environment
+from commplan.settle import Settled, settle
 from commplan.store import Store
 from commplan.store.tables import attempts, messages, recipients, runs
 from commplan.terms import AttemptOutcome, Channel, Reason, RunState, Verdict
@@ -93,6 +94,7 @@ class Gathering:
     conversions: int
     left_audience: int
     unknown: int
+    settled: Settled
 
 
 @dataclass(frozen=True)
@@ -276,20 +278,38 @@ class Campaign:
     def gather(self, *, ask_source: bool = True) -> Gathering:
         """Bring in what is known by now: receipts, conversions and, if asked, who is still in the audience.
 
-        Also takes back what dead workers left. Raises InputError when the organisation's database does not answer:
-        later steps then wait, because silence cannot be told from a closed door.
+        Also takes back what dead workers left, and asks the providers about unknown outcomes that are due. Raises
+        InputError when the organisation's database does not answer: later steps then wait, because silence cannot be
+        told from a closed door.
         """
         store, run_id = self.store, self.run.run_id
         receipts = apply_receipts(store)
+        _, unknown = close.sweep(store, run_id)
+        settled = self.settle()
         try:
             converted, left = self._ask(store.clock.now(), refresh=ask_source)
         except InputError as error:
             raise self._located(error) from None
-        _, unknown = close.sweep(store, run_id)
         if ask_source:
             follow_all(store, run_id)
         schedule.drop_orphans(store, run_id)
-        return Gathering(receipts=receipts, conversions=sum(converted.values()), left_audience=left, unknown=unknown)
+        return Gathering(
+            receipts=receipts,
+            conversions=sum(converted.values()),
+            left_audience=left,
+            unknown=unknown,
+            settled=settled,
+        )
+
+    def settle(self, *, force: bool = False) -> Settled:
+        """Ask the providers about requests of unknown outcome: those that are due for it, or with `force` all.
+
+        InputError when there are any and a provider's credentials are missing.
+        """
+        with self.store.read() as connection:
+            if not unsettled.exist(connection, self.run.run_id):
+                return Settled()
+        return settle(self.store, self.gateways, self.frozen_settings, self.run.run_id, force=force)
 
     def _ask(self, now: datetime, *, refresh: bool) -> tuple[Mapping[str, int], int]:
         """Ask the organisation's database; return the conversions by name, and how many people have left."""
@@ -402,6 +422,30 @@ def apply_receipts(store: Store) -> int:
     while (applied := tracking.apply_inbox(store)).posts:
         total += applied.new
     return total
+
+
+def settle_runs(
+    store: Store, settings: Settings, key: str | None = None, *, force: bool = True
+) -> list[tuple[Run, Settled]]:
+    """Ask the providers about the unknown outcomes of a run, or of all runs; receipts are applied first.
+
+    About all of them at once, or without `force` about those that are due for it, as a run in progress does. Returns
+    the runs that had any, each with what came of it. RunError when there is no such run.
+    """
+    chosen = [ledger_run.find_run(store, key)] if key is not None else ledger_run.list_runs(store, limit=10_000)
+    apply_receipts(store)
+    found: list[tuple[Run, Settled]] = []
+    for run in chosen:
+        close.sweep(store, run.run_id)
+        with store.read() as connection:
+            if not unsettled.exist(connection, run.run_id):
+                continue
+        here = Campaign(store, settings, run)
+        try:
+            found.append((run, here.settle(force=force)))
+        finally:
+            here.close()
+    return found
 
 
 def prove(store: Store, settings: Settings, key: str, *, witness: bool = True) -> proof.Proof:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commplan.terms import Retry
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -305,6 +307,50 @@ def prove(
         terminal.show(terminal.books(proof, sandbox=store.is_sandbox))
     if proof.difference:
         raise typer.Exit(1)
+
+
+@app.command()
+def settle(
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A run; left out: all runs")] = None,
+) -> None:
+    """Ask the providers about messages of which nobody knows whether they were sent."""
+    from commplan import campaign, terminal
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    settings = load_settings()
+    store = open_store(settings, create=False)
+    found = campaign.settle_runs(store, settings, key)
+    for run, settled in found:
+        terminal.show_settled(run.run_key, settled)
+    if not found:
+        typer.echo("the outcome of every message is known")
+
+
+@app.command()
+def retry(
+    key: RunKey,
+    only: Annotated[Retry, typer.Option(help="What to send again: what expired unsent, or what may have been sent")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+) -> None:
+    """Send messages again because you decide so; they go out when the run next wakes."""
+    from commplan.ledger import settlement
+    from commplan.ledger.run import find_run
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    store = open_store(load_settings(), create=False)
+    run = find_run(store, key)
+    with store.read() as connection:
+        count = settlement.retriable(connection, run.run_id, only)
+    if not count:
+        typer.echo(f"{key} has nothing to send again")
+        return
+    what = "may have been sent before, and would arrive twice" if only is Retry.UNKNOWN else "expired unsent"
+    if not yes and not typer.confirm(f"{count:,} messages {what}. Send them?", err=True):
+        raise typer.Exit(1)
+    again = settlement.retry(store, run.run_id, only)
+    typer.echo(f"{again:,} messages are queued again; start the same run to send them now")
 
 
 @app.command()

@@ -64,3 +64,25 @@ class Acceptance:
     provider_id: str | None
     #: The provider's clock when it answered (its ``Date`` header), None when it did not say.
     provider_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """A message that a provider's own records show; `created_at` is on the provider's clock.
+
+    `attempt_id` is the id we put on it, where the records carry it (email); `sender` and `body` are there for texts.
+    """
+
+    provider_id: str
+    created_at: datetime
+    attempt_id: str | None = None
+    sender: str = field(default="", repr=False)
+    body: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Everything that a provider's records show for one address, and its clock when it answered."""
+
+    sightings: tuple[Sighting, ...]
+    provider_time: datetime

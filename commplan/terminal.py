@@ -6,16 +6,19 @@ Shows counts, keys and sentences only; never a person.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from commplan.evaluation import Evaluation
-from commplan.ledger import proof
+from commplan.ledger import proof, unsettled
 from commplan.ledger import run as ledger_run
 from commplan.ledger.proof import Proof
 from commplan.ledger.schedule import next_due
+from commplan.ledger.unsettled import Unsettled
+from commplan.settle import Settled
 from commplan.store import Store
 from commplan.terms import Channel, MessageState, RunState, Verdict
 
@@ -45,10 +48,56 @@ def books(found: Proof, *, sandbox: bool) -> RenderableType:
     checks = _table("Counted apart, and equal", ["check", "expected", "found", "difference"])
     for check in found.checks:
         checks.add_row(check.what, f"{check.expected:,}", f"{check.found:,}", f"{check.difference:,}")
+    told = [Text(line, style="yellow") for line in doubts(found)]
     last = Text(f"difference {found.difference}", style="bold green" if found.difference == 0 else "bold red")
     if found.unmatched_receipts:
         last.append(f"   {found.unmatched_receipts:,} receipts in the store match no message of ours", style="yellow")
-    return Group(steps, Text(), checks, Text(), last)
+    return Group(steps, Text(), checks, Text(), *told, last)
+
+
+def doubts(found: Proof) -> list[str]:
+    """Return what was decided on messages without an answer of the provider, a sentence each."""
+    doubt = found.doubts
+    said = {
+        "may have been sent: nobody knows": doubt.unknown - doubt.assumed,
+        "may have been sent, and are assumed to be, as the plan says": doubt.assumed,
+        "were proven not to have been accepted the first time": doubt.lost,
+        "were sent again without evidence": doubt.resent,
+        "of these are known to have arrived twice": doubt.repeats,
+        "arrived twice although the first request was judged lost: automatic resending is off": doubt.duplicates,
+    }
+    return [f"{count:,} messages {what}" for what, count in said.items() if count]
+
+
+def show_settled(run_key: str, found: Settled) -> None:
+    """Show what asking the providers about a run's unknown outcomes came to."""
+    outcomes = {
+        "accepted after all": found.accepted,
+        "not accepted": found.lost,
+        "assumed sent": found.assumed,
+        "sent again without evidence": found.resent,
+        "still unknown": found.unknown,
+    }
+    told = ", ".join(f"{count:,} {what}" for what, count in outcomes.items() if count or what == "still unknown")
+    asked = f"{run_key}: asked about {found.asked:,} requests"
+    if found.unanswered:
+        asked += f", {found.unanswered:,} without an answer"
+    show(Text(f"{asked}; messages: {told}"))
+    for reason in sorted(found.why):
+        show(Text(f"  no answer: {reason}", style="yellow"))
+    if found.unknown:
+        again = f"{found.next_at:%Y-%m-%d %H:%M} UTC" if found.next_at else None
+        show(Text(f"  the run asks again at {again}" if again else "  no more evidence is expected: commplan retry"))
+
+
+def ages(waiting: Iterable[Unsettled], now: datetime) -> list[str]:
+    """Return how long messages have been of unknown outcome: counts by age, the youngest first."""
+    counts = dict.fromkeys(("under an hour", "under a day", "a day or more"), 0)
+    for one in waiting:
+        age = now - one.wire_at
+        named = "under an hour" if age < timedelta(hours=1) else "under a day" if age < timedelta(days=1) else None
+        counts[named or "a day or more"] += one.messages
+    return [f"{count:,} for {age}" for age, count in counts.items() if count]
 
 
 def summary(judged: Evaluation) -> RenderableType:
@@ -128,9 +177,15 @@ def show_status(store: Store, key: str | None) -> bool:
     run = ledger_run.find_run(store, key)
     with store.read() as connection:
         show(books(proof.balance(connection, run.run_id, run.run_key), sandbox=store.is_sandbox))
+        waiting = unsettled.read(connection, run.run_id)
+    now = store.clock.now()
+    if waiting:
+        look = unsettled.next_moment(waiting, now)
+        again = f"; asked about again {look:%Y-%m-%d %H:%M} UTC" if look else "; no more evidence is expected"
+        show(Text(f"outcome unknown: {', '.join(ages(waiting, now))}{again}", style="yellow"))
     line = f"{run.run_key} is {run.state.value}" + (f": {run.reason}" if run.reason else "")
     due = next_due(store, run.run_id) if run.state is RunState.EXECUTING else None
     if due is not None:
-        line += f"; next message due {due.at:%Y-%m-%d %H:%M} UTC"
+        line += f"; {'next message due' if due.steps else 'next look'} {due.at:%Y-%m-%d %H:%M} UTC"
     show(Text(line, style="bold"))
     return run.state in (RunState.FINISHED, RunState.CANCELLED, RunState.HELD)

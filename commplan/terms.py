@@ -63,6 +63,30 @@ class AttemptOutcome(StrEnum):
     LOST = "lost"  #: proven by evidence not to have been accepted
 
 
+class Finding(StrEnum):
+    """What a provider's records said when they were asked about a request whose outcome is unknown."""
+
+    FOUND = "found"  #: the request, by its id or as the only message that can be it
+    NOTHING = "nothing"  #: every question was answered, and nothing can be it
+    AMBIGUOUS = "ambiguous"  #: something may be it, and may be something else
+    NO_ANSWER = "no_answer"  #: busy, broken or incomplete: proves nothing
+
+
+class OnUnknown(StrEnum):
+    """What becomes of messages of which nobody knows, when no more evidence is to be expected."""
+
+    HOLD = "hold"  #: they stay unknown, and a person decides
+    ASSUME_SENT = "assume_sent"  #: they stay unknown, and the sequence goes on
+    RESEND = "resend"  #: they are sent again, and may arrive twice
+
+
+class Retry(StrEnum):
+    """What a person may have sent again."""
+
+    TRANSIENT = "transient"  #: what could not be sent in time, and certainly was not
+    UNKNOWN = "unknown"  #: what may have been sent, and may arrive twice
+
+
 class ReceiptKind(StrEnum):
     """What a provider, or the recipient through it, reports about a message."""
 

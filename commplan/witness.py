@@ -16,7 +16,8 @@ from commplan.ids import RunId, TokenPurpose
 from commplan.ledger.proof import Check
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.store.tables import messages
+from commplan.store.tables import attempts, messages
+from commplan.terms import OnUnknown
 
 
 def ask_sandbox(store: Store, settings: Settings, run_id: RunId) -> tuple[Check, ...]:
@@ -26,6 +27,15 @@ def ask_sandbox(store: Store, settings: Settings, run_id: RunId) -> tuple[Check,
     """
     if settings.provider_kind != "sandbox":
         return ()
+    with store.read() as connection:
+        # What was sent again on a decision may arrive twice, and is not held against the books.
+        decided = set(
+            connection.execute(
+                select(attempts.c.attempt_id).where(
+                    attempts.c.run_id == run_id, attempts.c.decision == OnUnknown.RESEND
+                )
+            ).scalars()
+        )
     found: Counter[int] = Counter()
     repeated = 0
     seen: set[tuple[int, int]] = set()
@@ -35,7 +45,7 @@ def ask_sandbox(store: Store, settings: Settings, run_id: RunId) -> tuple[Check,
                 for line in answer.iter_lines():
                     args = json.loads(line)["args"]
                     ref = store.keyring.open(TokenPurpose.MESSAGE, args.get("cp_m") or args.get("m") or "")
-                    if ref is None or ref.run_id != run_id:
+                    if ref is None or ref.run_id != run_id or (args.get("cp_a") or args.get("a")) in decided:
                         continue
                     repeated += (ref.step_no, ref.seq) in seen
                     seen.add((ref.step_no, ref.seq))

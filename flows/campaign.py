@@ -50,16 +50,17 @@ def campaign(plan: str, run_key: str | None = None) -> None:
     if running.state is RunState.FROZEN:
         resolve_audience(running)
         render_content(running)
-    while running.state is RunState.EXECUTING and (due := running.next_due()) is not None:
-        wait_until(clock, due.at, tell=tell)
-        if due.steps != (1,) and not brought_in(running):
+    while running.state is RunState.EXECUTING:
+        due = running.next_due()
+        wait_until(clock, due.at if due else running.evaluation_time(), tell=tell)
+        known = (due is not None and due.steps == (1,)) or brought_in(running)
+        if due is None and running.next_due() is None:
+            break
+        if not known:
             wait_until(clock, clock.now() + SOURCE_PATIENCE, tell=tell)
             continue
-        for step_no in due.steps:
+        for step_no in due.steps if due else ():
             send(running, step_no)
-    if running.state is RunState.EXECUTING:
-        wait_until(clock, running.evaluation_time(), tell=tell)
-        brought_in(running)
     if running.state in (RunState.EXECUTING, RunState.FINISHED):
         evaluate(running)
 
@@ -128,6 +129,15 @@ def gather(running: Campaign) -> None:
         found.conversions,
         found.left_audience,
     )
+    settled = found.settled
+    if settled.asked:
+        get_run_logger().info(
+            "asked about %s requests: %s messages accepted, %s not, %s unknown",
+            settled.asked,
+            settled.accepted,
+            settled.lost,
+            settled.unknown,
+        )
 
 
 def send(running: Campaign, step_no: int) -> None:

@@ -242,8 +242,8 @@ def test_all_findings_come_at_once_by_line() -> None:
         ("{crm: {}}", "{crm: {phone: x}}", [
             "6: team.crm.phone: is not a field of the plan file; known here are notify"
         ]),
-        ("wait: P1D", "on_unknown: hold", [
-            "20: sequence[1].on_unknown: is not available in this version; leave it out"
+        ("wait: P1D", "on_unknown: ask", [
+            '20: sequence[1].on_unknown: "ask" is not known here; write one of hold, assume_sent, resend'
         ]),
     ],
 )  # fmt: skip

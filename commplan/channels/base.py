@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 
 from commplan.channels.email_sendgrid import SendGridGateway
 from commplan.channels.sms_twilio import TwilioGateway
-from commplan.envelope import Acceptance, EmailBatch, TextMessage
+from commplan.envelope import Acceptance, EmailBatch, Listing, TextMessage
 from commplan.errors import Finding, InputError
 from commplan.settings import Settings, kind_of
 from commplan.terms import Channel
@@ -33,6 +34,13 @@ class EmailGateway(Protocol):
         that recipient), HaltError if all would be, UnknownError if it may have been accepted. Never asks twice.
         """
 
+    def find(self, address: str, *, since: datetime, known: Collection[str] = ()) -> Listing:
+        """Return what the provider's records show for an address since a moment of the provider's clock.
+
+        Only reads. Whatever is not a whole and readable answer is a DeliveryError: no answer never means *nothing*.
+        `known` are ids of requests whose messages need no closer look; they are left out.
+        """
+
     def close(self) -> None:
         """Close the connections."""
 
@@ -45,6 +53,9 @@ class SmsGateway(Protocol):
 
     def send(self, message: TextMessage) -> Acceptance:
         """Make one request and return the provider's acceptance; raises as `EmailGateway.send`, with index 0."""
+
+    def find(self, number: str) -> Listing:
+        """Return every message to a number that the provider's list shows; raises as `EmailGateway.find`."""
 
     def close(self) -> None:
         """Close the connections."""

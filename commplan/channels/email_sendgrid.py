@@ -6,9 +6,11 @@ It never repeats a request, and never puts an address, a text or the key into an
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Protocol
 from urllib.parse import quote
 
@@ -18,14 +20,18 @@ from sendgrid import SendGridAPIClient
 
 from commplan.channels.failures import http_date, of_sendgrid, plain_id
 from commplan.channels.transport import Answer, Transport
-from commplan.envelope import Acceptance, EmailBatch, EmailRecipient
-from commplan.errors import RejectedError
+from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, Listing, Sighting
+from commplan.errors import HaltError, RejectedError, UnknownError
 from commplan.settings import EmailSettings
 
 #: Most people in one request.
 MOST_RECIPIENTS = 1_000
 #: Most bytes of one person's substitutions; the API document says this, the manual five times as much.
 MOST_SUBSTITUTION_BYTES = 10_000
+#: Most messages that one question to the Email Logs may be answered with; more is no whole answer.
+MOST_LOGGED = 1_000
+#: What cannot stand in a question: how the query language escapes these is not documented.
+_NOT_ASKABLE = re.compile(r"['\"\\\x00-\x1f\x7f]")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HEADER_URL = re.compile(r"https?://[!-;=?-~]+")
@@ -138,6 +144,38 @@ class SendGridGateway:
             raise of_sendgrid(response.status_code, response.headers, response.body)
         return Acceptance(provider_id=provider_id, provider_time=http_date(response.headers.get("date", "")))
 
+    def find(self, address: str, *, since: datetime, known: Collection[str] = ()) -> Listing:
+        """Ask the Email Logs for the messages to an address; each is looked up for the attempt id we put on it.
+
+        Only reads, one request for the list and one for each message. DeliveryError for everything that is not a
+        whole answer, an address that cannot be asked for included. Messages of the requests `known` are left out.
+        """
+        if not is_askable(address):
+            raise RejectedError("the address cannot stand in a question to the Email Logs")
+        moment = since.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        query = f"to_email='{address}' AND sg_message_id_created_at >= TIMESTAMP \"{moment}\""
+        logs = self._sendgrid.client.logs
+        with _reading():
+            answer = logs.post(request_body=_Body(orjson.dumps({"query": query, "limit": MOST_LOGGED})))
+            provider_time = http_date(answer.headers.get("date", ""))
+            lines = json.loads(answer.body)["messages"]
+            if provider_time is None or len(lines) >= MOST_LOGGED:
+                raise ValueError
+            found = [(str(line["sg_message_id"]), line["sg_message_id_created_at"]) for line in lines]
+            sightings = []
+            for message_id, created in found:
+                if message_id.partition(".")[0] in known:
+                    continue
+                detail = json.loads(logs._(quote(message_id, safe="")).get().body)
+                sightings.append(
+                    Sighting(
+                        provider_id=message_id,
+                        created_at=datetime.fromisoformat(created).astimezone(UTC),
+                        attempt_id=detail.get("custom_args", {}).get("cp_a"),
+                    )
+                )
+        return Listing(sightings=tuple(sightings), provider_time=provider_time)
+
     def close(self) -> None:
         """Close the idle connections."""
         self._transport.close()
@@ -168,6 +206,25 @@ class SendGridGateway:
                 "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
             }
         return personalization
+
+
+def is_askable(address: str) -> bool:
+    """Tell whether the Email Logs can be asked for an address."""
+    return address.isascii() and not _NOT_ASKABLE.search(address)
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Turn whatever keeps an answer from being read into a DeliveryError."""
+    try:
+        yield
+    except HaltError as error:
+        if error.status != 403:
+            raise
+        reason = "SendGrid does not let this key read the Email Logs; give it that permission in the SendGrid console"
+        raise HaltError(f"{reason} (HTTP 403)", status=403, code=error.code) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UnknownError("SendGrid's answer is not the log it documents") from None
 
 
 def _serialise(shared: Mapping[str, object], personalizations: Sequence[Mapping[str, object]]) -> _Body:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 from base64 import b64encode
 from collections.abc import Mapping
+from datetime import UTC
 from urllib.parse import urlencode, urlsplit
 
+from twilio.base.exceptions import TwilioException
 from twilio.http import HttpClient
 from twilio.http.response import Response
 from twilio.rest import Client
 
 from commplan.channels.failures import TWILIO_CODES, http_date, of_twilio, plain_id
 from commplan.channels.transport import Transport
-from commplan.envelope import Acceptance, TextMessage
+from commplan.envelope import Acceptance, Listing, Sighting, TextMessage
 from commplan.errors import RejectedError, UnknownError
 from commplan.settings import SmsSettings
 
@@ -24,6 +26,8 @@ from commplan.settings import SmsSettings
 LONGEST_TEXT = 1_600
 #: Most seconds a message may wait in Twilio's queue.
 LONGEST_VALIDITY = 36_000
+#: Messages on a page of the list, and most pages that are read: a list that goes on is no whole answer.
+PAGE_SIZE, MOST_PAGES = 1_000, 10
 
 
 class _Carrier(HttpClient):  # type: ignore[misc]
@@ -110,6 +114,36 @@ class TwilioGateway:
         if sid != created.data.sid or (sid is None and created.status_code != 201):
             raise of_twilio(created.status_code, created.headers, b"")
         return Acceptance(provider_id=sid, provider_time=http_date(created.headers.get("date", "")))
+
+    def find(self, number: str) -> Listing:
+        """Read the whole list of messages to a number, page after page; the order of the list is not relied upon.
+
+        Only reads. DeliveryError for everything that is not a whole answer. Messages from a number to us are left out.
+        """
+        sightings: list[Sighting] = []
+        try:
+            first = self._messages.page_with_http_info(to=number, page_size=PAGE_SIZE)
+            provider_time = http_date(first.headers.get("date", ""))
+            page, pages = first.data, 1
+            while page is not None and provider_time is not None:
+                sightings += [
+                    Sighting(
+                        provider_id=str(row.sid),
+                        created_at=row.date_created.astimezone(UTC),
+                        sender=row.from_ or "",
+                        body=row.body or "",
+                    )
+                    for row in page
+                    if row.direction != "inbound"
+                ]
+                page, pages = page.next_page(), pages + 1
+                if page is not None and pages > MOST_PAGES:
+                    raise ValueError
+        except (ValueError, KeyError, AttributeError, TypeError, TwilioException):
+            raise UnknownError("Twilio's answer is not the list it documents") from None
+        if provider_time is None:
+            raise UnknownError("Twilio's answer does not say when it was given")
+        return Listing(sightings=tuple(sightings), provider_time=provider_time)
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -24,7 +24,8 @@ from commplan.evaluation.model import (
     SurveyResult,
 )
 from commplan.evaluation.reading import Reading, read_rate
-from commplan.evaluation.wording import plural
+from commplan.evaluation.wording import moment, number, plural
+from commplan.ledger.settlement import Doubts
 from commplan.metrics import Cell, Metrics, People, tally
 from commplan.plan import Goal, Plan
 from commplan.pricing import Prices
@@ -67,9 +68,10 @@ def evaluate(metrics: Metrics, plan: Plan, prices: Prices, *, run_key: str, now:
         breakdown=_breakdown(metrics, plan),
         surveys=tuple(_surveys(metrics, plan)),
         replies=metrics.replies,
+        doubts=metrics.doubts,
         cost=cost,
         lessons=lesson.derive(goals, steps, segments, audience=metrics.snapshot),
-        notes=tuple(_notes(metrics, prices, steps, now=now)),
+        notes=(*_notes(metrics, prices, steps, now=now), *_doubts(metrics.doubts, plan)),
     )
 
 
@@ -209,6 +211,30 @@ def _surveys(metrics: Metrics, plan: Plan) -> Iterable[SurveyResult]:
             answers=answers,
             comments=sum(row.comments for row in rows),
             figure=round(worth / answers, 6) if answers else None,
+        )
+
+
+def _doubts(found: Doubts, plan: Plan) -> Iterable[str]:
+    if found.since is not None:
+        yield (
+            f"Of {plural(found.unknown, 'message')} nobody knows whether they were sent, the first since"
+            f" {moment(found.since, plan.zone)}"
+            + (f"; {number(found.assumed)} are assumed to be, as the plan says." if found.assumed else ".")
+        )
+    if found.lost:
+        yield (
+            f"The provider's records proved that {plural(found.lost, 'message')} had not been accepted the first time;"
+            " they were sent again."
+        )
+    if found.resent:
+        yield (
+            f"{plural(found.resent, 'message')} were sent again without evidence;"
+            f" {number(found.repeats)} are known to have arrived twice."
+        )
+    if found.duplicates:
+        yield (
+            f"{plural(found.duplicates, 'message')} arrived twice although the first request had been judged lost:"
+            " nothing of this run is sent again by itself any more."
         )
 
 

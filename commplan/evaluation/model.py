@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from commplan.ledger.settlement import Doubts
 from commplan.metrics import Tally
 from commplan.terms import Channel, MessageState, Purpose, Reason, Verdict
 
@@ -179,6 +180,7 @@ class Evaluation(_Part):
     breakdown: tuple[BreakdownRow, ...]
     surveys: tuple[SurveyResult, ...]
     replies: int
+    doubts: Doubts = Field(Doubts(), description="Messages decided on without an answer of a provider")
     cost: Cost
     lessons: tuple[str, ...]
     notes: tuple[str, ...]

@@ -17,9 +17,10 @@ from commplan.ledger.schedule import release_followers
 from commplan.store import Store
 from commplan.store.tables import attempts, batches, enrolments, messages, recipients, runs
 from commplan.store.types import among, machine_now
-from commplan.terms import AttemptOutcome, MessageState, Reason, RunState
+from commplan.terms import AttemptOutcome, MessageState, OnUnknown, Reason, RunState
 
 _ON_WIRE = (MessageState.SENDING, MessageState.UNKNOWN)
+_TO_SEND = (MessageState.QUEUED, MessageState.CLAIMED)
 
 
 def _of_run(state: RunState) -> ColumnElement[bool]:
@@ -56,6 +57,7 @@ def _close_attempt(
         .where(
             attempts.c.attempt_id == attempt_id,
             attempts.c.outcome.in_((AttemptOutcome.OPEN, AttemptOutcome.UNKNOWN)),
+            attempts.c.decision.is_distinct_from(OnUnknown.RESEND),
         )
         .values(outcome=outcome, status=status, code=code, provider_id=provider_id, closed_machine=machine_now())
     )
@@ -85,6 +87,7 @@ def accept_in(connection: Connection, accepted: Mapping[AttemptId, str | None], 
         .where(
             attempts.c.attempt_id == bindparam("of"),
             or_(attempts.c.outcome == AttemptOutcome.OPEN, attempts.c.outcome == AttemptOutcome.UNKNOWN),
+            attempts.c.decision.is_distinct_from(OnUnknown.RESEND),
         )
         .values(
             outcome=AttemptOutcome.ACCEPTED,
@@ -109,11 +112,44 @@ def accept_in(connection: Connection, accepted: Mapping[AttemptId, str | None], 
         .returning(messages.c.run_id, messages.c.step_no, messages.c.seq)
     ).all()
     connection.execute(
-        update(messages).where(of_attempts, messages.c.provider_id.is_(None)).values(provider_id=provider_id)
+        update(messages)
+        .where(of_attempts, messages.c.provider_id.is_(None), messages.c.state.not_in(_TO_SEND))
+        .values(provider_id=provider_id)
     )
-    refs = [MessageRef(row.run_id, row.step_no, row.seq) for row in rows]
+    refs = [*recover(connection, accepted), *(MessageRef(row.run_id, row.step_no, row.seq) for row in rows)]
     keep(connection, refs, now=now)
     return len(refs)
+
+
+def recover(connection: Connection, proven: Mapping[AttemptId, str | None]) -> list[MessageRef]:
+    """Take back the decision to send again what was accepted after all; return the messages it came in time for.
+
+    `proven`: requests that the provider has taken, by proof, with its name for them. Messages that are still to be
+    sent again become accepted as of the moment the request was written; those that went out again have arrived
+    twice, and the request keeps its outcome and the provider's name as a witness of that. In the caller's transaction.
+    """
+    again = or_(
+        attempts.c.outcome == AttemptOutcome.LOST,
+        and_(attempts.c.outcome == AttemptOutcome.UNKNOWN, attempts.c.decision == OnUnknown.RESEND),
+    )
+    refs: list[MessageRef] = []
+    judged = connection.execute(
+        select(attempts.c.attempt_id, attempts.c.wire_at).where(attempts.c.attempt_id.in_(sorted(proven)), again)
+    ).all()
+    for row in judged:
+        provider_id = proven[AttemptId(row.attempt_id)]
+        saved = connection.execute(
+            update(messages)
+            .where(messages.c.attempt_id == row.attempt_id, messages.c.state.in_(_TO_SEND))
+            .values(state=MessageState.ACCEPTED, accepted_at=row.wire_at, provider_id=provider_id, batch_id=None)
+            .returning(messages.c.run_id, messages.c.step_no, messages.c.seq)
+        ).all()
+        change: dict[str, object] = {"provider_id": provider_id}
+        if saved:
+            change |= {"outcome": AttemptOutcome.ACCEPTED, "messages": len(saved), "decision": None}
+        connection.execute(update(attempts).where(attempts.c.attempt_id == row.attempt_id).values(**change))
+        refs.extend(MessageRef(RunId(one.run_id), one.step_no, one.seq) for one in saved)
+    return refs
 
 
 def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -> None:

@@ -14,13 +14,13 @@ from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Integer, S
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
-from commplan.ids import MessageRef, RunId
-from commplan.ledger.close import keep
+from commplan.ids import AttemptId, MessageRef, RunId
+from commplan.ledger.close import keep, recover
 from commplan.receipts.base import Receipt
 from commplan.store.given import given
 from commplan.store.tables import attempts, messages, receipts
 from commplan.store.types import UtcDateTime, machine_now, to_micros
-from commplan.terms import AttemptOutcome, MessageState, Reason, ReceiptKind
+from commplan.terms import AttemptOutcome, MessageState, OnUnknown, Reason, ReceiptKind
 
 #: What a person does with a message counts whichever attempt brought it to them.
 _RESPONSES: Mapping[ReceiptKind, str] = {
@@ -76,10 +76,11 @@ class Folded:
 def apply(connection: Connection, facts: Iterable[Fact], *, now: datetime) -> Folded:
     """Store the facts that are new and fold them into their messages; a fact that is known changes nothing.
 
-    In the caller's transaction, in at most six statements however many the facts. A receipt that carries the
+    In the caller's transaction, in a few statements however many the facts. A receipt that carries the
     attempt of a message still on the wire, or unknown, proves that the provider took the whole request: its
     messages become accepted as of the moment the request was written, enrolments are kept and followers
-    released. Moments are the earliest told. A failure outweighs a delivery, a delivery an acceptance. A receipt
+    released. So does one of a request that was judged lost, while its messages have not gone out again. Moments are
+    the earliest told. A failure outweighs a delivery, a delivery an acceptance. A receipt
     of an attempt that the message does not stand for is kept, and says nothing about delivery.
     """
     found = _insert_new(connection, facts)
@@ -154,6 +155,7 @@ def _accept_proven(connection: Connection, facts: Sequence[Fact], *, now: dateti
             .where(
                 attempts.c.attempt_id == rows.c.attempt_id,
                 attempts.c.outcome.in_((AttemptOutcome.OPEN, AttemptOutcome.UNKNOWN)),
+                attempts.c.decision.is_distinct_from(OnUnknown.RESEND),
             )
             .values(
                 outcome=AttemptOutcome.ACCEPTED,
@@ -165,8 +167,10 @@ def _accept_proven(connection: Connection, facts: Sequence[Fact], *, now: dateti
         .scalars()
         .all()
     )
+    refs = recover(connection, {AttemptId(attempt_id): named for attempt_id, named in requests.items()})
     if not proven:
-        return []
+        keep(connection, refs, now=now)
+        return sorted(refs)
     of_attempt = attempts.c.attempt_id == messages.c.attempt_id
     accepted = connection.execute(
         update(messages)
@@ -180,7 +184,7 @@ def _accept_proven(connection: Connection, facts: Sequence[Fact], *, now: dateti
         )
         .returning(messages.c.run_id, messages.c.step_no, messages.c.seq)
     )
-    refs = sorted(MessageRef(RunId(row.run_id), row.step_no, row.seq) for row in accepted)
+    refs = sorted([*refs, *(MessageRef(RunId(row.run_id), row.step_no, row.seq) for row in accepted)])
     keep(connection, refs, now=now)
     return refs
 

@@ -24,6 +24,7 @@ from commplan.ledger.claim import WHOLE, Batch, Shard, pick, take_up
 from commplan.ledger.readdress import follow_addresses
 from commplan.ledger.run import plan_of
 from commplan.ledger.schedule import LOOK_LATER, zones_of
+from commplan.ledger.unsettled import number_in_doubt
 from commplan.plan import Plan
 from commplan.store import Store
 from commplan.store.tables import attempts, batches, message_values, messages, recipients, runs
@@ -31,6 +32,8 @@ from commplan.store.types import among, machine_now
 from commplan.terms import AttemptOutcome, Channel, MessageState, Reason, RunState
 from commplan.window import next_open
 
+#: Plan time until a number is looked at again of which it is not known whether it has just been written to.
+SETTLE_LATER = timedelta(minutes=5)
 #: An earlier message in one of these may still be delivered, or not: what is claimed about it is not known yet.
 _PENDING = (
     MessageState.QUEUED,
@@ -263,6 +266,9 @@ def _rules(plan: Plan, batch: Batch, *, now: datetime, allowed: Collection[Addre
             ),
             _Rule(applies=~holds, change={"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_FALSE}),
         ]
+    if batch.channel is Channel.SMS:
+        in_doubt = and_(number_in_doubt(messages, now), messages.c.not_after >= now)
+        rules.append(_Rule(applies=in_doubt, change={"state": MessageState.QUEUED, "due_at": now + SETTLE_LATER}))
     late = messages.c.not_after < now
     rules.append(_Rule(applies=late, change={"state": MessageState.EXPIRED, "reason": Reason.TOO_LATE}))
     return rules

@@ -11,11 +11,17 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, and_, case, func, or_, select
 
 from commplan.ids import RunId
+from commplan.ledger import settlement
 from commplan.ledger.run import plan_of
+from commplan.ledger.settlement import Doubts
 from commplan.store.tables import attempts, messages, receipts, recipients
-from commplan.terms import AttemptOutcome, Channel, MessageState
+from commplan.terms import AttemptOutcome, Channel, MessageState, OnUnknown
 
-_ON_RECORD = (AttemptOutcome.OPEN, AttemptOutcome.ACCEPTED, AttemptOutcome.UNKNOWN)
+#: Requests that carry their messages: what is lost, or sent again without evidence, carries them no longer.
+_ON_RECORD = and_(
+    attempts.c.outcome.in_((AttemptOutcome.OPEN, AttemptOutcome.ACCEPTED, AttemptOutcome.UNKNOWN)),
+    attempts.c.decision.is_distinct_from(OnUnknown.RESEND),
+)
 _TAKEN = (MessageState.ACCEPTED, MessageState.DELIVERED)
 _PAST_CLAIMED = (MessageState.SENDING, MessageState.UNKNOWN, MessageState.ACCEPTED, MessageState.DELIVERED)
 
@@ -57,6 +63,7 @@ class Proof:
     run_key: str
     steps: tuple[StepBalance, ...]
     checks: tuple[Check, ...]
+    doubts: Doubts  #: what was decided without an answer of the provider
     unmatched_receipts: int  #: receipts in the store that match no message of any run: listed, not an error
 
     @property
@@ -101,10 +108,12 @@ def balance(connection: Connection, run_id: RunId, run_key: str) -> Proof:
                 step_no=step_no, step=step.step, contacts=contacts if grouped else 0, states=states, reasons=reasons
             )
         )
+    found = settlement.doubts(connection, run_id)
     return Proof(
         run_key=run_key,
         steps=tuple(steps),
-        checks=_checks(connection, run_id),
+        checks=(*_checks(connection, run_id), *_doubtful(connection, run_id, found)),
+        doubts=found,
         unmatched_receipts=connection.execute(
             select(func.count()).select_from(receipts).where(receipts.c.run_id.is_(None))
         ).scalar_one(),
@@ -114,11 +123,9 @@ def balance(connection: Connection, run_id: RunId, run_key: str) -> Proof:
 def _checks(connection: Connection, run_id: RunId) -> tuple[Check, ...]:
     mine = messages.c.run_id == run_id
     carried = connection.execute(
-        select(func.coalesce(func.sum(attempts.c.messages), 0)).where(
-            attempts.c.run_id == run_id, attempts.c.outcome.in_(_ON_RECORD)
-        )
+        select(func.coalesce(func.sum(attempts.c.messages), 0)).where(attempts.c.run_id == run_id, _ON_RECORD)
     ).scalar_one()
-    on_record = select(attempts.c.attempt_id).where(attempts.c.run_id == run_id, attempts.c.outcome.in_(_ON_RECORD))
+    on_record = select(attempts.c.attempt_id).where(attempts.c.run_id == run_id, _ON_RECORD)
     with_attempt = connection.execute(
         select(func.count()).select_from(messages).where(mine, messages.c.attempt_id.in_(on_record))
     ).scalar_one()
@@ -166,6 +173,28 @@ def _checks(connection: Connection, run_id: RunId) -> tuple[Check, ...]:
         Check(what="texts with a provider id = different provider ids", expected=texts, found=their_ids),
         Check(what="messages whose state and acceptance contradict each other", expected=0, found=astray),
         Check(what="addresses written to twice in a step", expected=0, found=repeated),
+    )
+
+
+def _doubtful(connection: Connection, run_id: RunId, found: Doubts) -> tuple[Check, ...]:
+    refuted = connection.execute(
+        select(func.count())
+        .select_from(attempts)
+        .where(
+            attempts.c.run_id == run_id,
+            attempts.c.outcome == AttemptOutcome.LOST,
+            attempts.c.provider_id.is_not(None),
+        )
+    ).scalar_one()
+    in_doubt = connection.execute(
+        select(func.coalesce(func.sum(attempts.c.messages), 0)).where(
+            attempts.c.run_id == run_id, attempts.c.outcome == AttemptOutcome.UNKNOWN, _ON_RECORD
+        )
+    ).scalar_one()
+    return (
+        Check(what="messages in doubt = messages carried by requests in doubt", expected=found.unknown, found=in_doubt),
+        Check(what="requests judged lost that the provider had taken", expected=0, found=refuted),
+        Check(what="messages that receipts show to have arrived twice", expected=0, found=found.duplicates),
     )
 
 

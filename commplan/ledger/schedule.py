@@ -12,9 +12,10 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from babel.core import get_global
-from sqlalchemy import Connection, and_, bindparam, func, select, update
+from sqlalchemy import Connection, and_, bindparam, case, func, select, update
 
 from commplan.ids import MessageRef, RunId
+from commplan.ledger import unsettled
 from commplan.ledger.claim import Shard
 from commplan.ledger.run import plan_of, ranges
 from commplan.ledger.state import NEVER_SENT
@@ -22,7 +23,7 @@ from commplan.plan import Plan, Touch
 from commplan.store import Store
 from commplan.store.tables import attempts, batches, messages, recipients
 from commplan.store.types import machine_now
-from commplan.terms import MessageState, Reason
+from commplan.terms import MessageState, OnUnknown, Reason
 from commplan.window import next_open
 
 #: Machine seconds after which a batch in somebody's hands is looked at again.
@@ -31,8 +32,6 @@ LOOK_AGAIN = 5.0
 
 #: Plan time until something that is not known yet is looked at again.
 LOOK_LATER = timedelta(hours=1)
-#: Plan time after which no receipt comes any more: providers repeat a lost webhook for 24 hours.
-RECEIPT_PATIENCE = timedelta(hours=25)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +84,22 @@ def _release(
     before = messages.alias("before")
     released = 0
     for at in range(0, len(seqs), 500):
+        # What is assumed sent counts from the moment it was written.
+        begun = case(
+            (before.c.accepted_at.is_not(None), before.c.accepted_at),
+            (attempts.c.decision == OnUnknown.ASSUME_SENT, attempts.c.wire_at),
+        )
         rows = connection.execute(
-            select(messages.c.seq, before.c.accepted_at, recipients.c.segment, recipients.c.zone, recipients.c.country)
+            select(messages.c.seq, begun.label("begun"), recipients.c.segment, recipients.c.zone, recipients.c.country)
             .join(before, (before.c.run_id == messages.c.run_id) & (before.c.seq == messages.c.seq))
             .join(recipients, (recipients.c.run_id == messages.c.run_id) & (recipients.c.seq == messages.c.seq))
+            .outerjoin(attempts, attempts.c.attempt_id == before.c.attempt_id)
             .where(
                 messages.c.run_id == run_id,
                 messages.c.step_no == step_no,
                 messages.c.state == MessageState.NOT_DUE,
                 before.c.step_no == earlier,
-                before.c.accepted_at.is_not(None),
+                begun.is_not(None),
                 messages.c.seq.in_(seqs[at : at + 500]),
             )
         ).all()
@@ -103,7 +108,7 @@ def _release(
             touch = plan.touch(step_no, row.segment)
             due, late = due_in(
                 touch,
-                row.accepted_at + touch.wait,
+                row.begun + touch.wait,
                 zones_of(row.zone, row.country, plan.zone),
                 plan.sequence[step_no - 1].not_after,
             )
@@ -162,8 +167,8 @@ def _drop(connection: Connection, run_id: RunId, step_no: int, *, earlier: int |
 def next_due(store: Store, run_id: RunId) -> Due | None:
     """Return the next moment with something to do and the steps due by then, or None when nothing is left.
 
-    No step is due at a moment that only asks for another look: while a later step waits for a message whose outcome
-    is unknown, and its receipt may still come (`RECEIPT_PATIENCE`).
+    No step is due at a moment that only asks providers about unknown outcomes (`unsettled.next_look`): a run does not
+    end before its evidence is in, or no longer to be expected.
 
     A worker's open batch is looked at again after `LOOK_AGAIN`, or when its lease is over if that is sooner: a run
     does not end while somebody is still sending for it, and what a dead worker left is not waited for any longer.
@@ -187,37 +192,13 @@ def next_due(store: Store, run_id: RunId) -> Due | None:
         ):
             wait = min(max(0.0, row.left), LOOK_AGAIN) * store.clock.factor
             moments.append((now + timedelta(seconds=wait), row.step_no))
-        hopeful = _awaits_evidence(connection, run_id, now)
-    if hopeful:
-        moments.append((now + LOOK_LATER, 0))
+        look = unsettled.next_moment(unsettled.read(connection, run_id), now)
+    if look is not None:
+        moments.append((look, 0))
     if not moments:
         return None
     at = max(min(moment for moment, _ in moments), now)
     return Due(at=at, steps=tuple(sorted({step_no for moment, step_no in moments if moment <= at and step_no})))
-
-
-def _awaits_evidence(connection: Connection, run_id: RunId, now: datetime) -> bool:
-    later = messages.alias("later")
-    follower = (
-        select(later.c.seq)
-        .where(
-            later.c.run_id == messages.c.run_id, later.c.seq == messages.c.seq, later.c.state == MessageState.NOT_DUE
-        )
-        .correlate(messages)
-        .exists()
-    )
-    found = connection.execute(
-        select(messages.c.seq)
-        .join(attempts, attempts.c.attempt_id == messages.c.attempt_id)
-        .where(
-            messages.c.run_id == run_id,
-            messages.c.state == MessageState.UNKNOWN,
-            attempts.c.wire_at > now - RECEIPT_PATIENCE,
-            follower,
-        )
-        .limit(1)
-    ).first()
-    return found is not None
 
 
 def postpone(store: Store, run_id: RunId, step_no: int, *, shard: Shard, until: datetime) -> int:

@@ -23,10 +23,12 @@ TRANSITIONS: Mapping[S, Mapping[S, str]] = {
         S.SUPPRESSED: "as from claimed",
         S.NOT_NEEDED: "as from claimed",
         S.EXPIRED: "as from claimed",
+        S.ACCEPTED: "a late receipt: it was to be sent again, and had been accepted",
         S.CANCELLED: "the run was cancelled, or somebody else has the address now",
     },
     S.CLAIMED: {
         S.QUEUED: "lease over, hours closed, an answer still out, or the sender was halted",
+        S.ACCEPTED: "a late receipt: it was to be sent again, and had been accepted",
         S.SENDING: "the last look found nothing against it",
         S.SUPPRESSED: "the last look found an opt-out, a dead address or a consent withdrawn",
         S.NOT_NEEDED: "its condition does not hold",
@@ -42,15 +44,15 @@ TRANSITIONS: Mapping[S, Mapping[S, str]] = {
     S.UNKNOWN: {
         S.ACCEPTED: "evidence that the provider took it",
         S.FAILED: "a late answer: the provider refused it",
-        S.QUEUED: "evidence that it did not",
-        S.CANCELLED: "a person decided not to wait",
+        S.QUEUED: "evidence that it did not, or a decision to send it again",
+        S.CANCELLED: "evidence that it did not, and the run had ended",
     },
     S.ACCEPTED: {S.DELIVERED: "receipt", S.FAILED: "receipt: bounced, dropped or undelivered"},
     S.DELIVERED: {S.FAILED: "a late bounce"},
     S.FAILED: {},
     S.NOT_NEEDED: {},
     S.SUPPRESSED: {},
-    S.EXPIRED: {},
+    S.EXPIRED: {S.QUEUED: "a person decided to send it after all"},
     S.CANCELLED: {},
 }
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from commplan.ledger.settlement import Doubts
 from commplan.terms import Channel, MessageState, Reason, RunState
 
 #: States of a message that may still be sent.
@@ -181,6 +182,7 @@ class Metrics:
     gatherings: tuple[Gathering, ...]
     scores: tuple[Scores, ...]
     replies: int
+    doubts: Doubts = field(default_factory=Doubts)  #: what was decided without an answer of a provider
 
     @property
     def snapshot(self) -> int:

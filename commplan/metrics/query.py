@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from commplan.errors import RunError
 from commplan.ids import RunId
+from commplan.ledger import settlement
 from commplan.metrics.count import OPEN_STATES, Cell, Converted, Gathering, Metrics, People, RunFacts, Scores
 from commplan.plan import Goal, Plan
 from commplan.store.tables import answers, conversions, gatherings, messages, recipients, replies, runs
@@ -60,6 +61,7 @@ def measure(connection: Connection, *, run_id: RunId, plan: Plan) -> Metrics:
         ),
         gatherings=_gatherings(connection, run_id),
         scores=_scores(connection, run_id),
+        doubts=settlement.doubts(connection, run_id),
         replies=connection.execute(
             select(func.count()).select_from(replies).where(replies.c.run_id == run_id)
         ).scalar_one(),

@@ -39,7 +39,7 @@ from commplan.plan.field import (
     When,
     Zone,
 )
-from commplan.terms import Channel, Purpose
+from commplan.terms import Channel, OnUnknown, Purpose
 from commplan.window import SMS_HOURS, Window
 
 
@@ -173,6 +173,11 @@ class Step(Part):
         None, description="The recipient's local hours; SMS without one gets 09:00-20:00, email any hour"
     )
     not_after: PositiveDuration = Field(timedelta(days=1), description="How late it may still be sent")
+    on_unknown: OnUnknown = Field(
+        OnUnknown.HOLD,
+        description="What becomes of messages that may have been sent, when no evidence came within 25 hours: `hold`, "
+        "`assume_sent` or `resend`",
+    )
     ask: Ask | None = Field(None, description="The survey behind `links.survey`")
     by_segment: dict[Name, SegmentChange] = Field({}, description="What is different for a segment")
 

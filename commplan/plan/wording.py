@@ -27,7 +27,7 @@ UNBUILT: Mapping[type[Part], tuple[str, ...]] = {
     Source: ("file",),
     Step: (
         *("approval", "attachments", "cap", "escalate", "evidence", "experiment", "frequency_cap", "holdout"),
-        *("holidays", "on_unknown", "pace", "variants", "waves"),
+        *("holidays", "pace", "variants", "waves"),
     ),
     SegmentChange: ("experiment", "pace", "variants"),
     EvaluationTime: ("compare", "holdout"),

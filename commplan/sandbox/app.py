@@ -27,6 +27,7 @@ from commplan.sandbox.console import Console
 from commplan.sandbox.fault import Faults
 from commplan.sandbox.handset import Handsets
 from commplan.sandbox.mailbox import Mailboxes
+from commplan.sandbox.maillog import MailLog
 from commplan.sandbox.schedule import Schedule
 from commplan.sandbox.sendgrid import SendGrid
 from commplan.sandbox.site import Site
@@ -73,6 +74,7 @@ def create_app(config: SandboxConfig) -> Starlette:
 
     routes = [
         *SendGrid(config, mailboxes, faults).routes(),
+        *MailLog(config, mailboxes).routes(),
         *Twilio(config, handsets, faults).routes(),
         *site.routes(),
         *console.routes(),

@@ -47,6 +47,11 @@ class SandboxConfig:
         """Return the providers' present time: plan time plus the clock offset, in seconds since the epoch."""
         return self.clock.now().timestamp() + self.switches.clock_offset
 
+    @property
+    def late_seconds(self) -> float:
+        """Machine seconds from a client's giving up to what is accepted then."""
+        return self.switches.late_seconds / self.clock.factor
+
     def stamp(self) -> str:
         """Return the machine time that webhooks are signed with, in whole seconds."""
         return str(int(time.time() + self.switches.clock_offset))

@@ -57,8 +57,10 @@ async def go_wrong(
     *,
     busy: Callable[[], Response],
     slow_seconds: float,
+    late_seconds: float,
 ) -> Response:
-    """Answer, or fail to answer, a request; `handle` is what accepts it, `busy` makes the 429.
+    """Answer, or fail to answer, a request; `handle` is what accepts it, `busy` makes the 429. Seconds are
+    machine time.
 
     The request's body must have been read.
     """
@@ -69,6 +71,7 @@ async def go_wrong(
             return _Closed(request)
         case Fault.LATE:
             await _client_gone(request)
+            await asyncio.sleep(late_seconds)
             await handle()
             return _Closed(request)
     response = await handle()

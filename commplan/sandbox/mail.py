@@ -28,6 +28,7 @@ class Envelope:
     """One message to one mailbox, as it arrives."""
 
     to: str = field(repr=False)
+    sender: str
     subject: str = field(repr=False)
     text: str = field(repr=False)
     html: str = field(repr=False)
@@ -58,6 +59,7 @@ def envelopes(body: Mapping[str, Any], *, nested: bool) -> Iterator[Envelope]:
             for entry in entries if isinstance(entries, list) else [{}]:
                 yield Envelope(
                     to=str(_mapping(entry).get("email", "")),
+                    sender=str(_mapping(body.get("from")).get("email", "")),
                     subject=subject,
                     text=own_text,
                     html=own_html,

@@ -48,6 +48,8 @@ class Tracking:
 class Mail(Record):
     """An accepted email."""
 
+    sender: str
+    subject: str = field(repr=False)
     links: tuple[Link, ...] = field(repr=False)
     #: Address of the one-click unsubscribe (RFC 8058), if the headers carry one.
     one_click: str | None = field(repr=False)
@@ -73,6 +75,8 @@ class Mailboxes:
         self._truth = truth
         self._feed = feed
         self._visitor = visitor
+        #: Every message taken over, in order.
+        self.accepted: list[Mail] = []
         #: Address to the reason why later mail to it is dropped.
         self.suppressed: dict[str, str] = {}
 
@@ -91,6 +95,8 @@ class Mailboxes:
                 nth=self._truth.nth(Channel.EMAIL, envelope.to.casefold()),
                 status="queued",
                 accepted_at=now,
+                sender=envelope.sender,
+                subject=envelope.subject,
                 links=envelope.links,
                 one_click=_one_click(envelope.headers),
                 language=language_of(envelope.subject + envelope.text),
@@ -102,6 +108,7 @@ class Mailboxes:
                 subject=envelope.subject, text=envelope.text, html=envelope.html, headers=envelope.headers
             )
             self._truth.add(mail, content)
+            self.accepted.append(mail)
             # Nothing depends on the order of arrival: the dice of this person's nth message say when.
             start = max(now, float(envelope.send_at or 0))
             self._schedule.at(start + 1 + number % 20, partial(self._process, mail, start + 1 + number % 20))

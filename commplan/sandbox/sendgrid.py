@@ -74,7 +74,14 @@ class SendGrid:
         handle = partial(self._accept, raw)
         if fault is None:
             return await handle()
-        return await go_wrong(fault, request, handle, busy=self._busy, slow_seconds=self._config.switches.slow_seconds)
+        return await go_wrong(
+            fault,
+            request,
+            handle,
+            busy=self._busy,
+            slow_seconds=self._config.switches.slow_seconds,
+            late_seconds=self._config.late_seconds,
+        )
 
     async def _accept(self, raw: bytes) -> Response:
         # Parsing and substituting for a thousand recipients takes a while; the loop has others to serve.

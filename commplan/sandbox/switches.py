@@ -64,6 +64,18 @@ class Switches(BaseModel):
     faults: Mapping[Fault, Share] = Field(
         default_factory=dict, description="Share of send requests that end in each fault"
     )
+    late_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=120,
+        description="Seconds of plan time from the client's giving up to an `accept_when_given_up`",
+    )
+    logs_lag: float = Field(10.0, ge=0, le=3_000, description="Minutes of plan time until Email Logs show a message")
+    logs_lowercase: bool = Field(True, description="Email Logs know addresses in lower case only, and compare case")
+    logs_busy_share: Share = Field(0.2, description="Share of requests to Email Logs that are answered 429")
+    list_lag: float = Field(
+        0.75, ge=0, le=3_000, description="Minutes of plan time until the list of texts shows a new one"
+    )
     slow_seconds: float = Field(5.0, ge=0, le=120, description="Machine seconds that a `slow` answer takes")
     clock_offset: float = Field(
         180.0, ge=-600, le=600, description="Seconds by which the providers' clock is ahead of ours"
@@ -99,6 +111,11 @@ class Switches(BaseModel):
             "errors_name_field": True,
             "nested_substitution": False,
             "clock_offset": 0.0,
+            "late_seconds": 0.0,
+            "logs_lag": 0.0,
+            "logs_lowercase": False,
+            "logs_busy_share": 0.0,
+            "list_lag": 0.0,
             "duplicate_share": 0.0,
             "event_ids_change": False,
             "retries_resigned": True,

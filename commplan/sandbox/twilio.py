@@ -105,6 +105,7 @@ class Twilio:
             partial(self._accept_later, form),
             busy=lambda: _error(20429),
             slow_seconds=self._config.switches.slow_seconds,
+            late_seconds=self._config.late_seconds,
         )
 
     async def _accept_later(self, form: Mapping[str, str]) -> Response:
@@ -171,7 +172,9 @@ class Twilio:
         query = dict(request.query_params)
         size = min(1_000, int(query["PageSize"])) if query.get("PageSize", "").isdigit() else 50
         page = int(query["Page"]) if query.get("Page", "").isdigit() else 0
-        found = [text for text in self._handsets.newest(query.get("To")) if _matches(text, query)]
+        last = self._config.clock.now().timestamp() - 60 * self._config.switches.list_lag
+        known = (text for text in self._handsets.newest(query.get("To")) if text.accepted_at <= last)
+        found = [text for text in known if _matches(text, query)]
         shown = found[page * size : (page + 1) * size]
         path = request.url.path
         rest = {name: value for name, value in query.items() if name not in {"Page", "PageSize", "PageToken"}}

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from commplan.store.types import BigId, UtcDateTime
-from commplan.terms import AttemptOutcome, MessageState, RunState
+from commplan.terms import AttemptOutcome, Finding, MessageState, RunState
 
 metadata = MetaData(
     naming_convention={
@@ -283,10 +283,26 @@ attempts = Table(
     Column("code", Text),
     Column("provider_id", Text),
     Column("closed_machine", Double),
+    Column("given_up_at", UtcDateTime),  # when it was noticed that no answer comes any more
+    Column("decision", String(12)),  # of what stayed unknown: assume_sent | resend
+    Column("decided_at", UtcDateTime),
     _one_of("outcome", AttemptOutcome),
     Index(None, "run_id", "step_no", "outcome"),
     Index(None, "provider_id"),
     Index(None, "batch_id"),
+)
+
+#: One look into a provider's records for a request whose outcome is unknown, and what it found.
+inquiries = Table(
+    "inquiries",
+    metadata,
+    Column("inquiry_id", BigId, primary_key=True, autoincrement=True),
+    Column("attempt_id", String(32), ForeignKey("attempts.attempt_id"), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("asked", SmallInteger, nullable=False),  # addresses asked for
+    Column("finding", String(12), nullable=False),
+    _one_of("finding", Finding),
+    Index(None, "attempt_id"),
 )
 
 #: Verified posts of providers, exactly as they came; applied afterwards, kept until purged.

@@ -167,6 +167,16 @@ def until(holds: Callable[[], object], *, seconds: float = 60, poll: float = 0.0
         time.sleep(poll)
 
 
+class ProvidersClock:
+    """The plan time of the sandbox: that of the store, wherever a test moves it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.clock, name)
+
+
 @dataclass
 class Rehearsal:
     """An installation: its store, its providers, its CRM. `day` is machine seconds of a plan day, None: time stands."""
@@ -178,6 +188,7 @@ class Rehearsal:
     folder: Path
     customers: Sequence[Customer]
     closing: ExitStack
+    providers_clock: ProvidersClock
 
     @property
     def clock(self) -> Clock:
@@ -223,7 +234,7 @@ class Rehearsal:
 
     def send_until_quiet(self, running: Campaign) -> None:
         """Send until nothing is due at this moment, whoever has been at it before."""
-        while (due := running.next_due()) is not None and due.at <= self.clock.now():
+        while (due := running.next_due()) is not None and due.steps and due.at <= self.clock.now():
             self.send_due(running)
 
     def carry(self, running: Campaign) -> Campaign:
@@ -248,7 +259,7 @@ class Rehearsal:
     def jump(self, **by: float) -> None:
         """Let plan time stand still at another moment, so far after where it stands now."""
         moment = self.clock.now() + timedelta(**by)
-        self.store.clock = Clock(origin=moment, anchor=time.time(), factor=1e-9)
+        self.store.clock = self.providers_clock.clock = Clock(origin=moment, anchor=time.time(), factor=1e-9)
 
     def fault(self, channel: str, fault: str, times: int = 1) -> None:
         answer = httpx.post(
@@ -446,6 +457,7 @@ def rehearse(
             crm = tmp_path / "crm.sqlite"
             factor = 1e-9 if day is None else 86_400 / day
             clock = Clock(origin=begins, anchor=time.time(), factor=factor)
+            providers_clock = ProvidersClock(clock)
             bound = stack.enter_context(_bound())
             public = f"http://127.0.0.1:{bound.getsockname()[1]}"
             given = {**switches, "people": _roles(customers)}
@@ -457,7 +469,7 @@ def rehearse(
                         auth_token=AUTH_TOKEN,
                         webhook_private_key=PRIVATE,
                         public_url=public,
-                        clock=clock,
+                        clock=providers_clock,
                         crm=crm,
                         switches=Switches.calm(**given) if calm else Switches.of(given),
                     )
@@ -482,7 +494,7 @@ def rehearse(
             stack.callback(store.dispose)
             if day is not None:
                 _listen(stack, here, bound)
-            return Rehearsal(here, store, url, crm, tmp_path / "plans", customers, stack)
+            return Rehearsal(here, store, url, crm, tmp_path / "plans", customers, stack, providers_clock)
 
         yield set_up
 

@@ -75,14 +75,16 @@ def test_a_merged_record_is_written_to_at_the_address_of_the_one_that_is_gone(re
 
 
 def test_a_run_with_an_unanswered_request_waits_for_its_receipt_and_then_for_the_follow_up(rehearse):
-    here = rehearse(crowd(2))
+    here = rehearse(crowd(2), logs_busy_share=1)
     running = here.ready(PAIR)
     here.fault("email", "accept_then_close")
     here.send_due(running)
+    running.gather()
     due = running.next_due()
     assert due is not None
     assert due.steps == ()
     assert timedelta(0) < due.at - here.clock.now() <= timedelta(hours=1)
+    assert due.steps == ()
     assert running.evaluation_time() - here.clock.now() >= timedelta(hours=1)
     here.jump(hours=20)
     here.deliver_all()
@@ -96,11 +98,13 @@ def test_a_run_with_an_unanswered_request_waits_for_its_receipt_and_then_for_the
 
 
 def test_a_run_gives_up_on_a_receipt_after_a_day_and_leaves_nothing_waiting_for_ever(rehearse):
-    here = rehearse(crowd(2))
+    here = rehearse(crowd(2), logs_busy_share=1)
     running = here.ready(PAIR)
     here.fault("email", "accept_then_close")
     here.send_due(running)
+    running.gather()
     here.jump(hours=26)
+    running.gather()
     assert running.next_due() is None
     running.evaluate()
     assert running.state is RunState.FINISHED

@@ -56,6 +56,32 @@ def test_the_owner_of_a_rehearsal_is_told_that_it_is_one(rehearse, monkeypatch):
     assert [told["title"] for told in heard] == ["SANDBOX: letter@first is evaluated"]
 
 
+def test_unknown_outcomes_are_listed_settled_and_retried(rehearse):
+    here = rehearse(crowd(2), logs_busy_share=1)
+    running = here.ready(LETTER)
+    here.fault("email", "accept_then_close")
+    here.send_due(running)
+
+    def command(*words: object):
+        return run(*words, cwd=ROOT, env=here.environment())
+
+    require(command("status", "letter@first"), 0, "outcome unknown: 2 for under an hour; asked about again")
+    require(command("prove", "letter@first", "--no-witness"), 0, "2 messages may have been sent: nobody knows")
+    said = require(command("settle"), 0, "letter@first: asked about 1 requests, 1 without an answer", "2 still unknown")
+    assert "no answer: the provider's rate limit is reached" in said
+    require(command("settle", "letter@none"), 2, "there is no run")
+    require(command("retry", "letter@first", "--only", "transient"), 0, "nothing to send again")
+    asked = command("retry", "letter@first", "--only", "unknown")
+    assert (asked.returncode, "2 messages may have been sent before" in asked.stderr) == (1, True)
+    assert set(here.states(running)["person1"]) == {"unknown"}
+    require(command("retry", "letter@first", "--only", "unknown", "--yes"), 0, "2 messages are queued again")
+    require(command("prove", "letter@first", "--no-witness"), 0, "2 messages were sent again without evidence")
+    require(command("settle"), 0, "the outcome of every message is known")
+    assert here.send_due(running).accepted == 2
+    running.evaluate()
+    require(command("retry", "letter@first", "--only", "unknown"), 2, "is finished")
+
+
 def test_a_proof_without_the_sandbox_says_how_to_do_without_it(rehearse):
     here = rehearse(crowd(1))
     here.send_due(here.ready(LETTER))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from sqlalchemy import delete, insert, select, update
 
 from commplan import campaign
 from commplan.errors import StoreError
+from commplan.ledger import settlement, unsettled
 from commplan.ledger.proof import Proof
-from commplan.store.tables import attempts, messages, recipients
-from tests.campaign.conftest import BOTH, crowd
+from commplan.store.tables import attempts, messages, receipts, recipients
+from commplan.terms import OnUnknown
+from tests.campaign.conftest import BOTH, NOON, TEXT, crowd
 
 
 @pytest.fixture
@@ -31,6 +34,81 @@ def told(rehearse):
 
 def books(here, running) -> Proof:
     return campaign.prove(here.store, here.settings, running.run.run_key)
+
+
+@pytest.fixture
+def settled(rehearse):
+    """A run of which one text was lost and sent again, one sent again on a decision, and one is still unknown."""
+    here = rehearse(crowd(4), list_lag=3000)
+    plan = TEXT.replace("content: nudge", "content: nudge, on_unknown: hold")
+    running = here.ready(plan)
+    here.fault("sms", "close_unprocessed", 3)
+    here.send_due(running)
+    running.gather()
+    with here.store.read() as connection:
+        lost, resent, _ = unsettled.read(connection, running.run.run_id)
+    settlement.lose(here.store, lost)
+    settlement.decide(here.store, replace(resent, policy=OnUnknown.RESEND))
+    assert here.send_due(running).accepted == 2
+    found = books(here, running)
+    assert (found.difference, found.doubts.lost, found.doubts.resent, found.doubts.unknown) == (0, 1, 1, 1)
+    return here, running
+
+
+def _first(connection, outcome, decision=None):
+    return (
+        connection.execute(
+            select(attempts.c.attempt_id).where(
+                attempts.c.outcome == outcome, attempts.c.decision.is_not_distinct_from(decision)
+            )
+        )
+        .scalars()
+        .first()
+    )
+
+
+def _count_the_lost_again(connection):
+    connection.execute(update(attempts).where(attempts.c.outcome == "lost").values(outcome="unknown"))
+
+
+def _forget_that_it_was_decided(connection):
+    connection.execute(update(attempts).values(decision=None))
+
+
+def _lose_the_unknown(connection):
+    attempt = _first(connection, "unknown")
+    connection.execute(update(attempts).where(attempts.c.attempt_id == attempt).values(outcome="lost"))
+
+
+def _let_the_lost_be_found(connection):
+    attempt = _first(connection, "lost")
+    connection.execute(update(attempts).where(attempts.c.attempt_id == attempt).values(provider_id="SM" + "0" * 32))
+
+
+def _report_the_lost(connection):
+    seq = connection.execute(select(messages.c.seq).where(messages.c.accepted_at.is_not(None))).scalars().first()
+    run_id = connection.execute(select(messages.c.run_id)).scalars().first()
+    connection.execute(
+        insert(receipts).values(
+            receipt_key="k", provider="twilio", kind="delivered", run_id=run_id, step_no=1, seq=seq,
+            attempt_id=_first(connection, "lost"), at=NOON, received_at=NOON,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        (_count_the_lost_again, "messages carried by requests"),
+        (_forget_that_it_was_decided, "messages carried by requests"),
+        (_lose_the_unknown, "messages past claimed"),
+        (_let_the_lost_be_found, "requests judged lost that the provider had taken"),
+        (_report_the_lost, "messages that receipts show to have arrived twice"),
+    ],
+)
+def test_whatever_is_off_about_unknown_outcomes_is_named_and_the_command_exits_1(settled, harm, named):
+    here, running = settled
+    require_noticed(here, running, harm, named)
 
 
 def _lose_a_row(connection):
@@ -83,6 +161,11 @@ def _invent_a_recipient(connection):
 )
 def test_whatever_is_off_is_named_and_the_command_exits_1(told, harm, named):
     here, running = told
+    require_noticed(here, running, harm, named)
+
+
+def require_noticed(here, running, harm, named) -> None:
+    """Do harm to the database; the proof must name it, and the command must exit 1."""
     with here.store.write() as connection:
         harm(connection)
     found = books(here, running)

@@ -6,17 +6,14 @@ import pytest
 from sqlalchemy import inspect, text
 
 from commplan.errors import RunError
-from commplan.ledger import close, state
+from commplan.ledger import close, settlement, state, unsettled
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import claim
 from commplan.store.tables import metadata
-from commplan.terms import Channel, MessageState, Reason
+from commplan.terms import Channel, MessageState, Reason, Retry
 from tests.campaign.conftest import BOTH, LETTER, PAIR, TEXT, Customer, crowd
 from tests.campaign.test_failure import change_address
 from tests.campaign.test_last_look import block
-
-#: Changes for which there is no command yet.
-NOT_BUILT = {("unknown", "cancelled")}
 
 
 def watch(here) -> None:
@@ -62,10 +59,11 @@ def test_every_change_of_a_state_is_in_the_table_and_the_table_holds_no_other(re
     _look_and_refuse(here)
     _ask_and_refuse(here)
     _lose_and_find(here)
+    _settle(here)
     _stop(here)
     table = {(was, became) for was, targets in state.TRANSITIONS.items() for became in targets}
     assert seen(here) <= table
-    assert table - seen(here) == NOT_BUILT
+    assert table - seen(here) == set()
 
 
 def _deliver_and_fail(here) -> None:
@@ -95,7 +93,7 @@ def _look_and_refuse(here) -> None:
     texts = here.ready(plan("opt-out", any_hour))
     block(here, Channel.SMS, "+12025550002", reason=Reason.STOP)
     here.send_until_quiet(texts)
-    late = [here.ready(plan("hours", any_hour)), here.ready(plan("late", LETTER))]
+    late = [here.ready(plan("hours", any_hour)), here.ready(plan("overdue", LETTER))]
     here.jump(days=3)
     for each in late:
         here.send_until_quiet(each)
@@ -125,6 +123,35 @@ def _lose_and_find(here) -> None:
             getattr(close, became)(here.store, attempt_id, status=None, code=None)
 
 
+def _settle(here) -> None:
+    # Proven lost, and accepted after all: one still queued, one claimed already; one when the run had ended.
+    here.jump(hours=5)
+    one_by_one = here.settings.email.model_copy(update={"batch": 1})
+    running = here.ready(plan("settle", LETTER), settings=here.settings.model_copy(update={"email": one_by_one}))
+    here.fault("email", "accept_then_close", 9)
+    here.send_until_quiet(running)
+    settlement.notice(here.store, running.run.run_id)
+
+    def lose(one) -> int:
+        with here.store.read() as connection:
+            found = {each.attempt_id: each for each in unsettled.read(connection, running.run.run_id)}
+        return settlement.lose(here.store, found[one["args"]["cp_a"]])
+
+    by_request = {one["request_id"]: one for one in here.truth() if one["ref"].run_id == running.run.run_id}
+    first, second, third, *_ = by_request.values()
+    assert lose(first) == 1
+    here.tell(first, "delivered")
+    assert lose(second) == 1
+    assert claim(here.store, run_id=running.run.run_id, step_no=1, worker="w", limit=1, lease=0) is not None
+    here.tell(second, "delivered")
+    running.evaluate()
+    assert lose(third) == 1
+    late = here.ready(plan("late", LETTER))
+    here.jump(days=3)
+    here.send_until_quiet(late)
+    assert settlement.retry(here.store, late.run.run_id, Retry.TRANSIENT) > 0
+
+
 def _stop(here) -> None:
     here.jump(hours=5)
     running = here.ready(plan("stop", PAIR))
@@ -140,7 +167,7 @@ def test_the_table_has_every_state_and_ends_where_it_says():
     assert set(state.TRANSITIONS) == set(MessageState)
     assert {to for targets in state.TRANSITIONS.values() for to in targets} <= set(MessageState)
     for never in state.NEVER_SENT:
-        assert not state.TRANSITIONS[never]
+        assert not state.TRANSITIONS[never] or never is MessageState.EXPIRED
     reached = {MessageState.EXCLUDED, MessageState.NOT_DUE, MessageState.QUEUED}
     while more := {to for was in reached for to in state.TRANSITIONS[was]} - reached:
         reached |= more

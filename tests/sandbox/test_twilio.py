@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from twilio.request_validator import RequestValidator
 
 from commplan.sandbox.part import parts
 from commplan.sandbox.webhook import twilio_signature
+from tests.sandbox.conftest import NOON
 
 PERSON, SENDER = "+12025550123", "+15005550006"
 
@@ -214,3 +215,13 @@ def test_the_resource_has_the_shape_of_the_published_schema(start):
         assert body[name] is None or isinstance(body[name], kinds.get(rule.get("type", "string"), object)), name
     listing = sandbox.sms().messages.page()
     assert [message.sid for message in listing] == [body["sid"]]
+
+
+def test_the_list_shows_a_new_message_only_after_its_lag(start):
+    sandbox = start(factor=60, list_lag=2)
+    sid = sandbox.text().json()["sid"]
+    client = sandbox.sms()
+    assert client.messages.list(to=PERSON) == []
+    assert client.messages(sid).fetch().sid == sid
+    sandbox.until(lambda: [message.sid for message in client.messages.list(to=PERSON)] == [sid])
+    assert sandbox.config.clock.now() - NOON > timedelta(minutes=2)
