@@ -29,6 +29,7 @@ from commplan.ledger.enqueue import Enqueuer
 from commplan.ledger.readdress import follow_all
 from commplan.ledger.run import Run
 from commplan.ledger.schedule import Due
+from commplan.ledger.standstill import Standstill, resume, standstill
 from commplan.plan import Plan
 from commplan.rendering import render_run
 from commplan.settings import Settings
@@ -59,13 +60,14 @@ def start(
 
     An occurrence without a name is called after the time it was `scheduled` for, in the plan's zone.
     A run that a flow run has started goes on from its frozen files, whatever the files at `path` say by now. A held
-    run is taken up again.
+    run is taken up again, except by the flow run that it has already: that one comes back by itself, too.
     """
     if occurrence is not None and not _OCCURRENCE.fullmatch(occurrence):
         raise InputError.one(
             "run key", "it is not a name", "write letters, digits and . : + _ - only, such as 2026-12-01"
         )
     run = ledger_run.find_by_flow_run(store, flow_run_id) if flow_run_id is not None else None
+    comes_back = run is not None
     if run is None:
         plan, files = bundle.read_files(path, settings)
         bundle.require_ready(plan, settings)
@@ -76,8 +78,8 @@ def start(
             files=files,
             flow_run_id=flow_run_id,
         )
-    if run.state is RunState.HELD:
-        ledger_run.set_state(store, run.run_id, RunState.EXECUTING, only_from=(RunState.HELD,))
+    if run.state is RunState.HELD and not comes_back:
+        resume(store, run.run_id, reason="the same run was started again")
         run = ledger_run.load_run(store, run.run_id)
     campaign = Campaign(store, settings, run)
     campaign.require_fence()
@@ -142,6 +144,11 @@ class Campaign:
     def state(self) -> RunState:
         """The run's state as it is now."""
         return ledger_run.load_run(self.store, self.run.run_id).state
+
+    def standstill(self) -> Standstill | None:
+        """Return why the run stands still until a person lets it go on; None if it does not, or is over."""
+        with self.store.read() as connection:
+            return standstill(connection, self.run.run_id)
 
     def require_fence(self) -> None:
         """Refuse to go on with a run that was planned for everybody where only the allow list may be written to.

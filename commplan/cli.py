@@ -266,15 +266,86 @@ def prove(
         raise typer.Exit(1)
 
 
+def _login() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, ImportError, OSError):
+        return "somebody without a login name"
+
+
+By = Annotated[str, typer.Option("--by", default_factory=_login, show_default="login name", help="Who decides")]
+Why = Annotated[str | None, typer.Option("--reason", help="Why, for whoever looks later")]
+
+
 @app.command()
-def cancel(key: RunKey) -> None:
+def pause(key: RunKey, by: By, reason: Why = None) -> None:
+    """Pause a run: nothing further is sent until it is resumed; what is late by then expires."""
+    from commplan.ledger import standstill
+    from commplan.ledger.run import find_run
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    store = open_store(load_settings(), create=False)
+    run_id = find_run(store, key).run_id
+    standstill.pause(store, run_id, by=by, reason=reason)
+    with store.read() as connection:
+        typer.echo(standstill.standstill(connection, run_id))
+
+
+@app.command()
+def resume(key: RunKey, by: By, reason: Why = None) -> None:
+    """Let a paused or held run, and the countries it holds back, go on."""
+    from commplan.ledger import standstill
+    from commplan.ledger.run import find_run
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    store = open_store(load_settings(), create=False)
+    run_id = find_run(store, key).run_id
+    standstill.resume(store, run_id, by=by, reason=reason)
+    with store.read() as connection:
+        stopped = standstill.stop_in_force(connection)
+    typer.echo(f"{key} goes on where it is; if its flow has ended, start the same run again")
+    if stopped is not None:
+        typer.echo(f"but {stopped}")
+
+
+@app.command()
+def stop(
+    by: By,
+    everything: Annotated[bool, typer.Option("--all", help="Stop every run, now and until it is lifted")] = False,
+    lift: Annotated[bool, typer.Option("--lift", help="Lift the stop")] = False,
+    reason: Why = None,
+) -> None:
+    """Stop all sending of every run at once, or lift that; works while Prefect is down."""
+    from commplan.errors import InputError
+    from commplan.ledger import standstill
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    if everything == lift:
+        raise InputError.one("commplan stop", "it is not said what to do", "write commplan stop --all, or --lift")
+    store = open_store(load_settings(), create=False)
+    if lift:
+        was = standstill.lift_stop(store, by=by, reason=reason)
+        typer.echo("the stop is lifted; paused and held runs stay as they are" if was else "nothing was stopped")
+        return
+    standstill.stop_all(store, by=by, reason=reason)
+    with store.read() as connection:
+        typer.echo(standstill.stop_in_force(connection))
+
+
+@app.command()
+def cancel(key: RunKey, by: By, reason: Why = None) -> None:
     """Cancel a run for ever: nothing more is sent, and whom it never wrote to is free for the plan's next run."""
     from commplan.ledger.run import cancel_run, find_run
     from commplan.settings import load_settings
     from commplan.store import open_store
 
     store = open_store(load_settings(), create=False)
-    stopped = cancel_run(store, find_run(store, key).run_id)
+    stopped = cancel_run(store, find_run(store, key).run_id, by=by, reason=reason)
     typer.echo(f"{key} is cancelled; {stopped:,} messages will not be sent")
 
 

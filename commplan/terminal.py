@@ -16,6 +16,7 @@ from commplan.ledger import proof
 from commplan.ledger import run as ledger_run
 from commplan.ledger.proof import Proof
 from commplan.ledger.schedule import next_due
+from commplan.ledger.standstill import standstill, stop_in_force
 from commplan.store import Store
 from commplan.terms import Channel, MessageState, RunState, Verdict
 
@@ -124,11 +125,18 @@ def show_status(store: Store, key: str | None) -> bool:
         for run in ledger_run.list_runs(store):
             table.add_row(run.run_key, run.state.value, f"{run.created_at:%Y-%m-%d %H:%M} UTC")
         show(table)
+        with store.read() as connection:
+            stopped = stop_in_force(connection)
+        if stopped is not None:
+            show(Text(str(stopped), style="bold red"))
         return True
     run = ledger_run.find_run(store, key)
     with store.read() as connection:
         show(books(proof.balance(connection, run.run_id, run.run_key), sandbox=store.is_sandbox))
-    line = f"{run.run_key} is {run.state.value}" + (f": {run.reason}" if run.reason else "")
+        stands = standstill(connection, run.run_id)
+    line = f"{run.run_key} is {run.state.value}"
+    if stands is not None:
+        line = f"{stands}"
     due = next_due(store, run.run_id) if run.state is RunState.EXECUTING else None
     if due is not None:
         line += f"; next message due {due.at:%Y-%m-%d %H:%M} UTC"

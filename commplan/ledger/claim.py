@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import ColumnElement, and_, insert, select, true, update
 
 from commplan.ids import BatchId, RunId
+from commplan.ledger.standstill import sending_state
 from commplan.store import Store
-from commplan.store.tables import batches, messages, runs, skeletons
+from commplan.store.tables import batches, messages, skeletons
 from commplan.store.types import machine_now
 from commplan.terms import Channel, MessageState, RunState
 
@@ -78,8 +79,7 @@ def claim(
     """
     now = store.clock.now()
     with store.write() as connection:
-        state = connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar_one()
-        if state != RunState.EXECUTING:
+        if sending_state(connection, run_id) is not RunState.EXECUTING:
             return None
         due = and_(
             messages.c.run_id == run_id,

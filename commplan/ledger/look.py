@@ -20,9 +20,10 @@ from commplan.ledger.claim import Batch
 from commplan.ledger.readdress import follow_addresses
 from commplan.ledger.run import plan_of
 from commplan.ledger.schedule import LOOK_LATER, zones_of
+from commplan.ledger.standstill import sending_state
 from commplan.plan import Plan
 from commplan.store import Store
-from commplan.store.tables import attempts, batches, messages, recipients, runs
+from commplan.store.tables import attempts, batches, messages, recipients
 from commplan.store.types import machine_now
 from commplan.terms import AttemptOutcome, Channel, MessageState, Reason, RunState
 from commplan.window import next_open
@@ -76,10 +77,10 @@ def look(
             messages.c.batch_id == batch.batch_id,
             messages.c.state == MessageState.CLAIMED,
         )
-        state = connection.execute(select(runs.c.state).where(runs.c.run_id == batch.run_id)).scalar_one()
-        if state != RunState.EXECUTING:
-            to = MessageState.CANCELLED if state == RunState.CANCELLED else MessageState.QUEUED
-            reason = Reason.RUN_CANCELLED if state == RunState.CANCELLED else None
+        state = sending_state(connection, batch.run_id)
+        if state is not RunState.EXECUTING:
+            to = MessageState.CANCELLED if state is RunState.CANCELLED else MessageState.QUEUED
+            reason = Reason.RUN_CANCELLED if state is RunState.CANCELLED else None
             connection.execute(update(messages).where(mine).values(state=to, reason=reason, batch_id=None))
             return []
         plan = plan_of(connection, batch.run_id)

@@ -91,6 +91,7 @@ runs = Table(
     Column("starts", Integer, nullable=False, server_default="0"),
     Column("allow_list_only", Boolean, nullable=False, default=False),
     Column("alive_machine", Double),
+    Column("resumed_machine", Double),  # when a person last let it go on: older refusals count no more
     UniqueConstraint("plan", "occurrence"),
     _one_of("state", RunState),
     sqlite_autoincrement=True,
@@ -102,6 +103,39 @@ flow_runs = Table(
     metadata,
     Column("flow_run_id", Text, primary_key=True),
     Column("run_id", BigInteger, ForeignKey("runs.run_id"), nullable=False, index=True),
+)
+
+#: One row while nothing may be sent by anybody, whatever the runs' states are.
+stops = Table(
+    "stops",
+    metadata,
+    Column("stop_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("by", Text, nullable=False),  # name of the person at the terminal
+    Column("reason", Text),
+    CheckConstraint("stop_id = 1", name="only_one"),
+)
+
+#: Countries that a run does not text until a person lets it go on.
+country_halts = Table(
+    "country_halts",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), primary_key=True, autoincrement=False),
+    Column("country", String(2), primary_key=True),  # of the number; ZZ: of no country
+    Column("code", Text),
+    Column("reason", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("holds", Boolean, nullable=False, default=False),  # the run is held because nothing else is left
+)
+
+#: Token buckets: what each sender may send at this moment, on the database's clock.
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("channel", String(8), primary_key=True),
+    Column("sender", Text, primary_key=True),  # our own address or number
+    Column("tokens", Double, nullable=False),  # as of `filled_machine`
+    Column("filled_machine", Double, nullable=False),
 )
 
 #: A plan's audience is resolved by one process at a time; the lease is on the database's clock.
