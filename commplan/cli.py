@@ -266,6 +266,36 @@ def prove(
         raise typer.Exit(1)
 
 
+@app.command()
+def explain(
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A run; left out: all of them")] = None,
+    address: Annotated[str | None, typer.Option(help="Email address or phone number of the person")] = None,
+    contact: Annotated[str | None, typer.Option(help="The person by id, such as customers:17")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Tell every decision about one person; shows their data on this terminal, and keeps nothing of it."""
+    from dataclasses import asdict
+
+    from commplan import terminal
+    from commplan.errors import InputError
+    from commplan.explain import explain as tell
+    from commplan.ledger.run import find_run
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    if (address is None) == (contact is None):
+        raise InputError.one("commplan explain", "it is not said who", "write --address or --contact, one of them")
+    settings = load_settings()
+    store = open_store(settings, create=False)
+    if key is not None:
+        find_run(store, key)
+    found = tell(store, settings, address=address, contact=contact, key=key)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False, default=str))
+    else:
+        terminal.show(terminal.explanation(found, sandbox=store.is_sandbox))
+
+
 def _login() -> str:
     import getpass
 

@@ -1,6 +1,6 @@
 """What the command line shows: books, status and evaluations as tables.
 
-Shows counts, keys and sentences only; never a person.
+Shows counts, keys and sentences only; never a person, except to whoever asks for an explanation of one.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from commplan.evaluation import Evaluation
+from commplan.explain import Decision, Explanation
 from commplan.ledger import proof
 from commplan.ledger import run as ledger_run
 from commplan.ledger.proof import Proof
@@ -108,6 +110,34 @@ def figures_of(judged: Evaluation) -> list[tuple[str, str]]:
             rows.append((state.value, f"{lost:,}"))
     rows.append(("cost", f"{judged.cost.total:.2f} {judged.cost.currency}"))
     return rows
+
+
+def explanation(found: Explanation, *, sandbox: bool) -> RenderableType:
+    """Show every decision about one person, run by run and step by step, with the texts as they were frozen."""
+    shown: list[RenderableType] = []
+    if found.suppressions:
+        shown += [_decisions("Suppression list", found.suppressions), Text()]
+    for part in found.runs:
+        whom = ", ".join((f"{part.people} {part.contact_id}", *part.addresses))
+        title = f"{'SANDBOX: ' if sandbox else ''}{part.run_key} ({part.state}): {whom}"
+        shown += [_decisions(title, part.decisions), Text()]
+        for message in part.messages:
+            shown.append(_decisions(f"{message.step} by {message.channel}: {message.state}", message.decisions))
+            if message.text is not None:
+                text = "\n".join(filter(None, (message.subject, message.text.strip())))
+                shown.append(Panel(Text(text), title="the text, as it was frozen", title_align="left"))
+            shown += [Text(f"to stop: {message.stop}"), Text()]
+    return Group(*shown)
+
+
+def _decisions(title: str, decisions: Iterable[Decision]) -> Table:
+    table = _table(title, ["when (UTC)"])
+    for column in ("what", "rule"):
+        table.add_column(column, overflow="fold")
+    for decision in decisions:
+        when = f"{decision.at:%Y-%m-%d %H:%M:%S}" if decision.at is not None else ""
+        table.add_row(when, Text(decision.what), Text(decision.rule))
+    return table
 
 
 def show(renderable: RenderableType, *, error: bool = False) -> None:
