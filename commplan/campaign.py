@@ -22,7 +22,7 @@ from commplan.dispatch import Sender, Tally
 from commplan.errors import FenceError, HaltError, InputError, RunError, TransientError
 from commplan.evaluation import Evaluation
 from commplan.fence import allowed_addresses
-from commplan.ledger import close, proof, schedule
+from commplan.ledger import breaker, close, proof, schedule
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import Shard
 from commplan.ledger.enqueue import Enqueuer
@@ -146,7 +146,11 @@ class Campaign:
         return ledger_run.load_run(self.store, self.run.run_id).state
 
     def standstill(self) -> Standstill | None:
-        """Return why the run stands still until a person lets it go on; None if it does not, or is over."""
+        """Return why the run stands still until a person lets it go on; None if it does not, or is over.
+
+        What was held back for its country, and is too late by now, keeps it no longer.
+        """
+        breaker.let_expire(self.store, self.run.run_id)
         with self.store.read() as connection:
             return standstill(connection, self.run.run_id)
 
@@ -281,10 +285,14 @@ class Campaign:
     def next_due(self) -> Due | None:
         """Return when there is something to send next and for which steps; None when nothing is left.
 
-        Takes back first what dead workers left.
+        Takes back first what dead workers left. A run with nothing left but texts to countries that may not be texted
+        is held, and its owner told.
         """
         close.sweep(self.store, self.run.run_id)
-        return schedule.next_due(self.store, self.run.run_id)
+        due = schedule.next_due(self.store, self.run.run_id)
+        if due is None and (reason := breaker.hold_for_countries(self.store, self.run.run_id)) is not None:
+            self.tell_owner(f"{self.run.run_key} is held", f"{reason}; commplan resume {self.run.run_key}")
+        return due
 
     def gather(self, *, ask_source: bool = True) -> Gathering:
         """Bring in what is known by now: receipts, conversions and, if asked, who is still in the audience.

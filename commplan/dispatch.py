@@ -24,7 +24,7 @@ from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, TextMessag
 from commplan.errors import DeliveryError, HaltError, RejectedError, TransientError
 from commplan.fence import allowed_addresses
 from commplan.ids import AddressKey, AttemptId, RunId, TokenPurpose, new_attempt_id
-from commplan.ledger import close
+from commplan.ledger import breaker, close
 from commplan.ledger.claim import WHOLE, Batch, Shard, claim
 from commplan.ledger.look import Outgoing, look
 from commplan.ledger.run import plan_of
@@ -141,12 +141,19 @@ class Sender:
         self, attempt_id: AttemptId, seqs: Sequence[int], error: DeliveryError, tally: Tally
     ) -> list[list[int]]:
         """Write down what a failed request means; return the groups of messages to try again, each on its own."""
+        again = self._write_down(attempt_id, seqs, error, tally)
+        halt = breaker.after(self.store, attempt_id, error, seqs)
+        if halt is not None:
+            raise halt
+        return again
+
+    def _write_down(
+        self, attempt_id: AttemptId, seqs: Sequence[int], error: DeliveryError, tally: Tally
+    ) -> list[list[int]]:
         status, code = error.status, error.code
         if isinstance(error, TransientError | HaltError):
             close.take_back(self.store, attempt_id, status=status, code=code)
-            if isinstance(error, HaltError):
-                raise error
-            return [list(seqs)]
+            return [list(seqs)] if isinstance(error, TransientError) else []
         if not isinstance(error, RejectedError):
             tally.unknown += len(seqs)
             close.lose_sight(self.store, attempt_id, status=status, code=code)

@@ -18,6 +18,7 @@ from commplan.campaign import Campaign
 from commplan.dispatch import Tally
 from commplan.errors import InputError
 from commplan.ledger.claim import Shard
+from commplan.ledger.schedule import Due
 from commplan.settings import load_settings
 from commplan.store import open_store
 from commplan.terms import RunState
@@ -51,7 +52,7 @@ def campaign(plan: str, run_key: str | None = None) -> None:
     if running.state is RunState.FROZEN:
         resolve_audience(running)
         render_content(running)
-    while goes_on(running) and (due := running.next_due()) is not None:
+    while (due := next_due(running)) is not None:
         wait_until(clock, due.at, tell=tell)
         if due.steps != (1,) and not brought_in(running):
             wait_until(clock, clock.now() + SOURCE_PATIENCE, tell=tell)
@@ -63,6 +64,15 @@ def campaign(plan: str, run_key: str | None = None) -> None:
         brought_in(running)
     if goes_on(running) or running.state is RunState.FINISHED:
         evaluate(running)
+
+
+def next_due(running: Campaign) -> Due | None:
+    """Return what is due next; None when nothing is left, also not when the run was held for it and goes on again."""
+    while goes_on(running):
+        due = running.next_due()
+        if due is not None or running.standstill() is None:
+            return due
+    return None
 
 
 def goes_on(running: Campaign) -> bool:

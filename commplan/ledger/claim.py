@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import ColumnElement, and_, insert, select, true, update
 
 from commplan.ids import BatchId, RunId
+from commplan.ledger import breaker
 from commplan.ledger.standstill import sending_state
 from commplan.store import Store
 from commplan.store.tables import batches, messages, skeletons
@@ -86,6 +87,7 @@ def claim(
             messages.c.step_no == step_no,
             messages.c.state == MessageState.QUEUED,
             messages.c.due_at <= now,
+            ~breaker.held_back(connection, run_id, now),
             shard.where(),
         )
         first = connection.execute(

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, and_, insert, select, update
 from commplan import condition as conditions
 from commplan import consent
 from commplan.ids import AddressKey, AttemptId, MessageRef
-from commplan.ledger import evidence
+from commplan.ledger import breaker, evidence
 from commplan.ledger.claim import Batch
 from commplan.ledger.readdress import follow_addresses
 from commplan.ledger.run import plan_of
@@ -155,6 +155,7 @@ def _refuse(
             (holds.is_(None), {"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_UNKNOWN}),
             (~holds, {"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_FALSE}),
         ]
+    rules.append((breaker.held_back(connection, batch.run_id, now), {"state": MessageState.QUEUED}))
     rules.append((messages.c.not_after < now, {"state": MessageState.EXPIRED, "reason": Reason.TOO_LATE}))
     for applies, change in rules:
         connection.execute(update(messages).where(mine, applies).values(**change, batch_id=None))

@@ -15,6 +15,7 @@ from babel.core import get_global
 from sqlalchemy import Connection, and_, bindparam, func, select, update
 
 from commplan.ids import MessageRef, RunId
+from commplan.ledger import breaker
 from commplan.ledger.run import plan_of, ranges
 from commplan.ledger.state import NEVER_SENT
 from commplan.plan import Plan, Touch
@@ -161,6 +162,8 @@ def _drop(connection: Connection, run_id: RunId, step_no: int, *, earlier: int |
 def next_due(store: Store, run_id: RunId) -> Due | None:
     """Return the next moment with something to do and the steps due by then, or None when nothing is left.
 
+    What waits for its country is left out: nobody knows when it goes on, and once it is late it is due to expire.
+
     No step is due at a moment that only asks for another look: while a later step waits for a message whose outcome
     is unknown, and its receipt may still come (`RECEIPT_PATIENCE`).
 
@@ -169,8 +172,12 @@ def next_due(store: Store, run_id: RunId) -> Due | None:
     """
     now = store.clock.now()
     open_batches = and_(batches.c.run_id == run_id, batches.c.closed_machine.is_(None))
-    queued = and_(messages.c.run_id == run_id, messages.c.state == MessageState.QUEUED)
     with store.read() as connection:
+        queued = and_(
+            messages.c.run_id == run_id,
+            messages.c.state == MessageState.QUEUED,
+            ~breaker.held_back(connection, run_id, now),
+        )
         moments: list[tuple[datetime, int]] = [
             (row.at, row.step_no)
             for row in connection.execute(
@@ -220,7 +227,7 @@ def _awaits_evidence(connection: Connection, run_id: RunId, now: datetime) -> bo
 
 
 def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> int:
-    """Return how many messages of a step are due and unclaimed at `now`."""
+    """Return how many messages of a step may be claimed at `now`."""
     with store.read() as connection:
         return int(
             connection.execute(
@@ -229,6 +236,7 @@ def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> in
                     messages.c.step_no == step_no,
                     messages.c.state == MessageState.QUEUED,
                     messages.c.due_at <= now,
+                    ~breaker.held_back(connection, run_id, now),
                 )
             ).scalar_one()
         )

@@ -6,6 +6,7 @@ Only the ledger is told: claims and last looks read it, so nothing here asks Pre
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,7 +17,7 @@ from commplan.errors import RunError
 from commplan.ids import RunId
 from commplan.ledger.run import record
 from commplan.store import Store
-from commplan.store.tables import audit, runs, stops
+from commplan.store.tables import audit, country_halts, runs, stops
 from commplan.store.types import machine_now
 from commplan.terms import RunState
 
@@ -87,16 +88,22 @@ def pause(store: Store, run_id: RunId, *, by: str, reason: str | None = None) ->
 
 
 def resume(store: Store, run_id: RunId, *, by: str | None = None, reason: str | None = None) -> None:
-    """Let a paused or held run go on where it is; what was refused before counts against it no more.
+    """Let a paused or held run go on where it is, to every country; what was refused before counts no more.
 
     Own transaction. RunError for a run that nothing keeps back.
     """
     with store.write() as connection:
-        if not _move(connection, run_id, _WAITING, RunState.EXECUTING):
-            run = connection.execute(select(runs.c.run_key, runs.c.state).where(runs.c.run_id == run_id)).one()
-            raise RunError(f"{run.run_key} is {run.state}; only a paused or held run can be resumed")
+        went = _move(connection, run_id, _WAITING, RunState.EXECUTING)
+        run = connection.execute(select(runs.c.run_key, runs.c.state).where(runs.c.run_id == run_id)).one()
+        lifted: Sequence[str] = ()
+        if run.state == RunState.EXECUTING:
+            halts = delete(country_halts).where(country_halts.c.run_id == run_id)
+            lifted = connection.execute(halts.returning(country_halts.c.country)).scalars().all()
+        if not went and not lifted:
+            raise RunError(f"{run.run_key} is {run.state}, and nothing keeps it back; there is nothing to resume")
         connection.execute(update(runs).where(runs.c.run_id == run_id).values(resumed_machine=machine_now()))
-        record(connection, run_id, store.clock.now(), "resumed", _said(by, reason))
+        countries = {"countries": sorted(lifted)} if lifted else {}
+        record(connection, run_id, store.clock.now(), "resumed", {**_said(by, reason), **countries})
 
 
 def stop_all(store: Store, *, by: str, reason: str | None = None) -> bool:
