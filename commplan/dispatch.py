@@ -27,6 +27,7 @@ from commplan.ids import AddressKey, AttemptId, RunId, TokenPurpose, new_attempt
 from commplan.ledger import breaker, close
 from commplan.ledger.claim import WHOLE, Batch, Shard, claim
 from commplan.ledger.look import Outgoing, look
+from commplan.ledger.rate import Wait, limits
 from commplan.ledger.run import plan_of
 from commplan.settings import Settings
 from commplan.store import Store
@@ -35,6 +36,8 @@ from commplan.suppression import suppress
 from commplan.terms import Channel
 
 _LOG = logging.getLogger("commplan.dispatch")
+#: Machine seconds that a sender waits for its rate before it looks whether there is still something to send.
+LONGEST_WAIT = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +87,7 @@ class Sender:
         with self.store.read() as connection:
             plan = plan_of(connection, run_id)
         allowed = allowed_addresses(self.store, plan, self.settings)
+        rates = limits(self.settings)
         while True:
             batch = claim(
                 self.store,
@@ -93,9 +97,13 @@ class Sender:
                 limit=self.settings.email.batch,
                 lease=self.lease,
                 shard=shard,
+                rates=rates,
             )
             if batch is None:
                 return tally
+            if isinstance(batch, Wait):
+                time.sleep(min(batch.seconds, LONGEST_WAIT))
+                continue
             tally.batches += 1
             before = tally.accepted
             again_at = None

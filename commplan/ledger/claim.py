@@ -6,12 +6,14 @@ Never puts anything on the wire: that is the last look's to allow.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, and_, insert, select, true, update
 
 from commplan.ids import BatchId, RunId
 from commplan.ledger import breaker
+from commplan.ledger.rate import Limit, Wait, open_bucket
 from commplan.ledger.standstill import sending_state
 from commplan.store import Store
 from commplan.store.tables import batches, messages, skeletons
@@ -72,11 +74,13 @@ def claim(
     limit: int,
     lease: float,
     shard: Shard = WHOLE,
-) -> Batch | None:
+    rates: Mapping[Channel, Limit] | None = None,
+) -> Batch | Wait | None:
     """Take up to `limit` due messages of a step that share a text; None when nothing is due or the run is stopped.
 
-    The lease is `lease` machine seconds on the database's clock. Own transaction. Two workers never get the same
-    message: on SQLite writers queue up, on PostgreSQL rows locked by another are skipped.
+    No more than `rates` allow its sender at this moment; if that is nothing, the answer is how long to wait. The
+    lease is `lease` machine seconds on the database's clock. Own transaction. Two workers never get the same message:
+    on SQLite writers queue up, on PostgreSQL rows locked by another are skipped.
     """
     now = store.clock.now()
     with store.write() as connection:
@@ -95,6 +99,12 @@ def claim(
         ).one_or_none()
         if first is None:
             return None
+        allowed = (rates or {}).get(Channel(first.channel))
+        bucket = None if allowed is None else open_bucket(connection, allowed)
+        if bucket is not None:
+            if not bucket.whole:
+                return bucket.wait(limit)
+            limit = min(limit, bucket.whole)
         seqs = (
             connection.execute(
                 select(messages.c.seq)
@@ -108,6 +118,8 @@ def claim(
         )
         if not seqs:
             return None
+        if bucket is not None:
+            bucket.take(connection, len(seqs))
         batch_id = connection.execute(
             insert(batches)
             .values(
