@@ -12,9 +12,12 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from commplan.store import Store
 
 app = typer.Typer(
     name="commplan",
@@ -220,19 +223,35 @@ def run(
     typer.echo(f"report {archive.report_folder(settings, judged.run_key) / 'evaluation.html'}")
 
 
+def _open() -> Store:
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    return open_store(load_settings(), create=False)
+
+
 @app.command()
 def status(
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A run; left out: the newest runs")] = None,
     watch: Annotated[bool, typer.Option(help="Show it again every two seconds, until the run ends")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
-    """Show where a run is: its steps, what is due next, and why it is held if it is."""
+    """Show where a run is: its books, its backlog and pace, and why it stands still if it does."""
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from commplan import terminal
-    from commplan.settings import load_settings
-    from commplan.store import open_store
+    from commplan.ledger.run import list_runs
 
-    store = open_store(load_settings(), create=False)
+    store = _open()
+    if as_json:
+        found = [asdict(run) for run in list_runs(store)] if key is None else asdict(terminal.status_of(store, key))
+        typer.echo(json.dumps(found, indent=2, default=str))
+        return
+    if key is None:
+        terminal.show_runs(store)
+        return
     while True:
         if watch and sys.stdout.isatty():
             Console().clear()
@@ -314,10 +333,8 @@ def pause(key: RunKey, by: By, reason: Why = None) -> None:
     """Pause a run: nothing further is sent until it is resumed; what is late by then expires."""
     from commplan.ledger import standstill
     from commplan.ledger.run import find_run
-    from commplan.settings import load_settings
-    from commplan.store import open_store
 
-    store = open_store(load_settings(), create=False)
+    store = _open()
     run_id = find_run(store, key).run_id
     standstill.pause(store, run_id, by=by, reason=reason)
     with store.read() as connection:
@@ -329,10 +346,8 @@ def resume(key: RunKey, by: By, reason: Why = None) -> None:
     """Let a paused or held run, and the countries it holds back, go on."""
     from commplan.ledger import standstill
     from commplan.ledger.run import find_run
-    from commplan.settings import load_settings
-    from commplan.store import open_store
 
-    store = open_store(load_settings(), create=False)
+    store = _open()
     run_id = find_run(store, key).run_id
     standstill.resume(store, run_id, by=by, reason=reason)
     with store.read() as connection:
@@ -352,12 +367,10 @@ def stop(
     """Stop all sending of every run at once, or lift that; works while Prefect is down."""
     from commplan.errors import InputError
     from commplan.ledger import standstill
-    from commplan.settings import load_settings
-    from commplan.store import open_store
 
     if everything == lift:
         raise InputError.one("commplan stop", "it is not said what to do", "write commplan stop --all, or --lift")
-    store = open_store(load_settings(), create=False)
+    store = _open()
     if lift:
         was = standstill.lift_stop(store, by=by, reason=reason)
         typer.echo("the stop is lifted; paused and held runs stay as they are" if was else "nothing was stopped")
@@ -371,10 +384,8 @@ def stop(
 def cancel(key: RunKey, by: By, reason: Why = None) -> None:
     """Cancel a run for ever: nothing more is sent, and whom it never wrote to is free for the plan's next run."""
     from commplan.ledger.run import cancel_run, find_run
-    from commplan.settings import load_settings
-    from commplan.store import open_store
 
-    store = open_store(load_settings(), create=False)
+    store = _open()
     stopped = cancel_run(store, find_run(store, key).run_id, by=by, reason=reason)
     typer.echo(f"{key} is cancelled; {stopped:,} messages will not be sent")
 

@@ -6,6 +6,8 @@ Shows counts, keys and sentences only; never a person, except to whoever asks fo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -16,9 +18,11 @@ from commplan.evaluation import Evaluation
 from commplan.explain import Decision, Explanation
 from commplan.ledger import proof
 from commplan.ledger import run as ledger_run
+from commplan.ledger.backlog import StepBacklog, backlog
+from commplan.ledger.breaker import CountryHalt, country_halts_of
 from commplan.ledger.proof import Proof
 from commplan.ledger.schedule import next_due
-from commplan.ledger.standstill import standstill, stop_in_force
+from commplan.ledger.standstill import Standstill, standstill, stop_in_force
 from commplan.store import Store
 from commplan.terms import Channel, MessageState, RunState, Verdict
 
@@ -148,27 +152,91 @@ def show(renderable: RenderableType, *, error: bool = False) -> None:
     console.print(renderable)
 
 
-def show_status(store: Store, key: str | None) -> bool:
-    """Show a run's books, what is due next and why it is held, or the newest runs; tell whether nothing more comes."""
-    if key is None:
-        table = _table(f"{'SANDBOX: ' if store.is_sandbox else ''}Newest runs", ["run", "state", "since"])
-        for run in ledger_run.list_runs(store):
-            table.add_row(run.run_key, run.state.value, f"{run.created_at:%Y-%m-%d %H:%M} UTC")
-        show(table)
-        with store.read() as connection:
-            stopped = stop_in_force(connection)
-        if stopped is not None:
-            show(Text(str(stopped), style="bold red"))
-        return True
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Where a run is; times are plan time."""
+
+    run_key: str
+    state: RunState
+    standstill: Standstill | None
+    next_due: datetime | None
+    steps: tuple[StepBacklog, ...]
+    countries: tuple[CountryHalt, ...]
+    difference: int  #: of its books
+
+    @property
+    def line(self) -> str:
+        """One sentence."""
+        if self.standstill is not None:
+            return str(self.standstill)
+        due = f"; next message due {self.next_due:%Y-%m-%d %H:%M} UTC" if self.next_due is not None else ""
+        return f"{self.run_key} is {self.state.value}{due}"
+
+
+def status_of(store: Store, key: str) -> Status:
+    """Return where a run is; RunError when there is none."""
+    run = ledger_run.find_run(store, key)
+    due = next_due(store, run.run_id) if run.state is RunState.EXECUTING else None
+    with store.read() as connection:
+        return Status(
+            run_key=run.run_key,
+            state=run.state,
+            standstill=standstill(connection, run.run_id),
+            next_due=None if due is None else due.at,
+            steps=tuple(backlog(connection, run.run_id, store.clock)),
+            countries=tuple(country_halts_of(connection, run.run_id, store.clock.now())),
+            difference=proof.balance(connection, run.run_id, run.run_key).difference,
+        )
+
+
+def show_runs(store: Store) -> None:
+    """Show the newest runs, and whether everything is stopped."""
+    table = _table(f"{'SANDBOX: ' if store.is_sandbox else ''}Newest runs", ["run", "state", "since"])
+    for run in ledger_run.list_runs(store):
+        table.add_row(run.run_key, run.state.value, f"{run.created_at:%Y-%m-%d %H:%M} UTC")
+    show(table)
+    with store.read() as connection:
+        stopped = stop_in_force(connection)
+    if stopped is not None:
+        show(Text(str(stopped), style="bold red"))
+
+
+def show_status(store: Store, key: str) -> bool:
+    """Show a run's books, its backlog and why it stands still if it does; tell whether nothing more comes."""
+    found = status_of(store, key)
     run = ledger_run.find_run(store, key)
     with store.read() as connection:
         show(books(proof.balance(connection, run.run_id, run.run_key), sandbox=store.is_sandbox))
-        stands = standstill(connection, run.run_id)
-    line = f"{run.run_key} is {run.state.value}"
-    if stands is not None:
-        line = f"{stands}"
-    due = next_due(store, run.run_id) if run.state is RunState.EXECUTING else None
-    if due is not None:
-        line += f"; next message due {due.at:%Y-%m-%d %H:%M} UTC"
-    show(Text(line, style="bold"))
-    return run.state in (RunState.FINISHED, RunState.CANCELLED, RunState.HELD)
+    show(Group(Text(), *_backlog(found, store.clock.now()), Text(found.line, style="bold")))
+    return found.state in (RunState.FINISHED, RunState.CANCELLED, RunState.HELD)
+
+
+def _backlog(found: Status, now: datetime) -> Iterable[RenderableType]:
+    busy = [step for step in found.steps if step.due + step.later + step.not_due + step.under_way + step.held_back]
+    if busy:
+        columns = ["step", "due now", "later", "next (UTC)", "not due yet", "under way", "a minute", "done by (UTC)"]
+        table = _table("Still to do", columns)
+        for step in busy:
+            counts = (step.due, step.later, step.not_due, step.under_way)
+            due, later, not_due, under_way = (f"{count:,}" if count else "" for count in counts)
+            rate = f"{step.rate * 60:,.0f}" if step.rate else ""
+            table.add_row(step.step, due, later, _moment(step.next_at), not_due, under_way, rate, _moment(step.done_by))
+        yield table
+    for step in found.steps:
+        if step.unknown_since is not None:
+            age = _age(now - step.unknown_since)
+            yield Text(f"{step.unknown:,} of {step.step} unknown, the oldest for {age}", style="yellow")
+    for halt in found.countries:
+        code = f" ({halt.code})" if halt.code else ""
+        line = f"{halt.country}: {halt.waiting:,} texts wait since {_moment(halt.since)} UTC: {halt.reason}{code}"
+        yield Text(f"{line}; commplan resume {found.run_key}", style="yellow")
+
+
+def _age(age: timedelta) -> str:
+    minutes = age // timedelta(minutes=1)
+    parts = ((minutes // 1_440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "less than a minute"
+
+
+def _moment(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
