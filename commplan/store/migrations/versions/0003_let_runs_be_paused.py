@@ -22,10 +22,20 @@ def _state(values: tuple[str, ...]) -> str:
 
 
 def _allow(values: tuple[str, ...]) -> None:
-    """Change which states a run may have. SQLite cannot alter a constraint: there the table is copied."""
+    """Change which states a run may have.
+
+    SQLite cannot alter a constraint: there the table is copied, and would forget the number of a run that is gone.
+    """
+    connection = op.get_bind()
+    of_runs = "FROM sqlite_sequence WHERE name = 'runs'"
+    is_sqlite = connection.dialect.name == "sqlite"
+    last = connection.execute(sa.text(f"SELECT seq {of_runs}")).scalar() if is_sqlite else None
     with op.batch_alter_table("runs", table_kwargs={"sqlite_autoincrement": True}) as batch_op:
         batch_op.drop_constraint(op.f("ck_runs_state"), type_="check")
         batch_op.create_check_constraint(op.f("ck_runs_state"), _state(values))
+    if last is not None:
+        connection.execute(sa.text(f"DELETE {of_runs}"))
+        connection.execute(sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES ('runs', :last)"), {"last": last})
 
 
 def upgrade() -> None:
