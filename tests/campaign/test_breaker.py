@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from commplan.errors import RejectedError, RunError
 from commplan.ledger import standstill
 from commplan.ledger.breaker import CONSECUTIVE, WINDOW, Outcome, country_halts_of, too_many
-from tests.campaign.conftest import BOTH, TEXT, Customer, Rehearsal, crowd
+from tests.campaign.conftest import BOTH, LETTER, TEXT, Customer, Rehearsal, crowd
 from tests.campaign.test_failure import change_address
 from tests.test_cli import ROOT, require, run
 
@@ -103,6 +103,21 @@ def test_refusals_that_are_about_the_people_stop_the_sender_and_are_not_tried_ag
     states = [row.state for row in here.rows().values()]
     assert CONSECUTIVE <= states.count("failed") < CONSECUTIVE + here.settings.sms.connections
     assert states.count("queued") == 40 - states.count("failed")
+    here.require_balance(running)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+def test_emails_that_are_all_refused_stop_their_sender_after_twenty_people(rehearse, named):
+    here = rehearse(crowd(48), errors_name_field=named)
+    running = here.ready(LETTER)
+    for seq in range(1, 49):
+        change_address(here, seq, email=f"person{seq}..x@person.example.com")
+    with pytest.raises(RunError, match="20 of the latest emails were refused with"):
+        here.send_due(running)
+    states = [row.state for row in here.rows().values()]
+    # A provider that names a person speaks of that person; one that names nobody may mean us.
+    assert states.count("failed") == (CONSECUTIVE if named else 0)
+    assert states.count("queued") == 48 - states.count("failed")
     here.require_balance(running)
 
 
