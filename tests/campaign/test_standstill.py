@@ -21,7 +21,8 @@ from commplan.ledger.claim import claim
 from commplan.ledger.look import look
 from commplan.store.tables import audit
 from commplan.terms import RunState
-from tests.campaign.conftest import LETTER, PAIR, TEXT, Rehearsal, crowd, until
+from tests.campaign.conftest import LETTER, PAIR, TEXT, Customer, Rehearsal, crowd, until
+from tests.campaign.test_failure import change_address
 from tests.test_cli import ROOT, require, run
 
 
@@ -207,49 +208,80 @@ def test_the_commands_need_nothing_but_the_store(rehearse):
     assert here.send_due(running).accepted == 2
 
 
+class Flow:
+    """A campaign in the foreground, as a person starts it."""
+
+    def __init__(self, here: Rehearsal, plan: str) -> None:
+        patience = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}
+        self.said: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "commplan", "run", str(here.write(plan)), "--run-key", "first"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(ROOT)}
+            | here.environment()
+            | patience,
+        )
+        here.closing.callback(self._end)
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def read_until(self, words: str) -> None:
+        """Read what it says, until it says so."""
+        for line in self._process.stdout or ():
+            self.said.append(line)
+            if words in line:
+                return
+        raise AssertionError("the flow ended: " + "".join(self.said))
+
+    def wait(self) -> None:
+        """Wait until it has ended, and ended well."""
+        self.said.append(self._process.communicate(timeout=120)[0])
+        assert self._process.returncode == 0, "".join(self.said)
+
+
 @pytest.mark.long
 def test_the_flow_of_a_paused_run_waits_and_goes_on_to_its_evaluation(rehearse):
     here = rehearse(crowd(6), day=60, batch=2)
     plan = LETTER.replace("content: welcome", "content: welcome, not_after: P30D")
     running = here.ready(plan)
     pause(here, running)
-    patience = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}
-    flow = subprocess.Popen(
-        [sys.executable, "-m", "commplan", "run", str(here.write(plan)), "--run-key", "first"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(ROOT)}
-        | here.environment()
-        | patience,
-    )
-    assert flow.stdout is not None
-    said: list[str] = []
-
-    def read_until_it_is_paused() -> None:
-        for line in flow.stdout or ():
-            said.append(line)
-            if "letter@first is paused" in line:
-                return
-        raise AssertionError("the flow ended: " + "".join(said))
-
-    try:
-        read_until_it_is_paused()
-        assert here.truth() == []
-        resume(here, running)
-        until(lambda: len(here.truth()) == 6, why="that the letters went out")
-        # Now it waits for the time of its evaluation.
-        pause(here, running)
-        read_until_it_is_paused()
-        assert running.state == "paused"
-        resume(here, running)
-        said += flow.stdout.readlines()
-        assert flow.wait(timeout=120) == 0, "".join(said)
-    finally:
-        flow.kill()
-        flow.wait()
-        flow.stdout.close()
+    flow = Flow(here, plan)
+    flow.read_until("letter@first is paused")
+    assert here.truth() == []
+    resume(here, running)
+    until(lambda: len(here.truth()) == 6, why="that the letters went out")
+    # Now it waits for the time of its evaluation.
+    pause(here, running)
+    flow.read_until("letter@first is paused")
+    assert running.state == "paused"
+    resume(here, running)
+    flow.wait()
     assert running.state == "finished"
     assert len(here.truth()) == 6
+    here.require_balance(running)
+
+
+@pytest.mark.long
+def test_the_flow_of_a_run_that_is_held_for_a_country_waits_for_whoever_mends_it(rehearse):
+    chinese = Customer(name="chinese", mobile="+8613800138001")
+    here = rehearse([*crowd(2), chinese], day=60)
+    plan = TEXT.replace("content: nudge", "content: nudge, window: 00:00-24:00, not_after: P30D")
+    running = here.ready(plan)
+    for seq in (1, 2):
+        change_address(here, seq, phone="+15005550003")
+    flow = Flow(here, plan)
+    flow.read_until("2 texts to US wait")
+    assert running.state == "held"
+    assert len(here.truth()) == 1
+    for seq in (1, 2):
+        change_address(here, seq, phone=f"+1202555000{seq}")
+    resume(here, running)
+    flow.wait()
+    assert running.state == "finished"
+    assert len(here.truth()) == 3
     here.require_balance(running)
