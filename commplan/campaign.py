@@ -22,13 +22,14 @@ from commplan.dispatch import Sender, Tally, send_in_process
 from commplan.errors import FenceError, HaltError, InputError, RunError, TransientError
 from commplan.evaluation import Evaluation
 from commplan.fence import allowed_addresses
-from commplan.ledger import close, proof, schedule, unsettled
+from commplan.ledger import breaker, close, proof, schedule, unsettled
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import WHOLE, Shard
 from commplan.ledger.enqueue import Enqueuer
 from commplan.ledger.readdress import follow_all
 from commplan.ledger.run import Run
 from commplan.ledger.schedule import Due
+from commplan.ledger.standstill import Standstill, resume, standstill
 from commplan.plan import Plan
 from commplan.rendering import render_run
 from commplan.settings import Settings, as_environment
@@ -67,10 +68,12 @@ def start(
 
     An occurrence without a name is called after the time it was `scheduled` for, in the plan's zone.
     A run that a flow run has started goes on from its frozen files, whatever the files at `path` say by now. A held
-    run is taken up again. InputError, and nothing is written, when the source cannot answer what the plan asks.
+    run is taken up again, except by the flow run that it has already: that one comes back by itself, too. InputError,
+    and nothing is written, when the source cannot answer what the plan asks.
     """
     require_occurrence(occurrence)
     run = ledger_run.find_by_flow_run(store, flow_run_id) if flow_run_id is not None else None
+    comes_back = run is not None
     if run is None:
         plan, files = bundle.read_files(path, settings)
         bundle.require_ready(plan, settings)
@@ -78,8 +81,8 @@ def start(
         if not ledger_run.is_started(store, plan=plan.plan, occurrence=named):
             bundle.require_source(path, plan, files, settings)
         run = ledger_run.start_run(store, plan=plan, occurrence=named, files=files, flow_run_id=flow_run_id)
-    if run.state is RunState.HELD:
-        ledger_run.set_state(store, run.run_id, RunState.EXECUTING, only_from=(RunState.HELD,))
+    if run.state is RunState.HELD and not comes_back:
+        resume(store, run.run_id, reason="the same run was started again")
         run = ledger_run.load_run(store, run.run_id)
     campaign = Campaign(store, settings, run)
     campaign.require_fence()
@@ -136,6 +139,15 @@ class Campaign:
     def state(self) -> RunState:
         """The run's state as it is now."""
         return ledger_run.load_run(self.store, self.run.run_id).state
+
+    def standstill(self) -> Standstill | None:
+        """Return why the run stands still until a person lets it go on; None if it does not, or is over.
+
+        What was held back for its country, and is too late by now, keeps it no longer.
+        """
+        breaker.let_expire(self.store, self.run.run_id)
+        with self.store.read() as connection:
+            return standstill(connection, self.run.run_id)
 
     def require_fence(self) -> None:
         """Refuse to go on with a run that was planned for everybody where only the allow list may be written to.
@@ -270,10 +282,14 @@ class Campaign:
     def next_due(self) -> Due | None:
         """Return when there is something to send next and for which steps; None when nothing is left.
 
-        Takes back first what dead workers left.
+        Takes back first what dead workers left. A run with nothing left but texts to countries that may not be texted
+        is held, and its owner told.
         """
         close.sweep(self.store, self.run.run_id)
-        return schedule.next_due(self.store, self.run.run_id)
+        due = schedule.next_due(self.store, self.run.run_id)
+        if due is None and (reason := breaker.hold_for_countries(self.store, self.run.run_id)) is not None:
+            self.tell_owner(f"{self.run.run_key} is held", f"{reason}; commplan resume {self.run.run_key}")
+        return due
 
     def gather(self, *, ask_source: bool = True) -> Gathering:
         """Bring in what is known by now: receipts, conversions and, if asked, who is still in the audience.

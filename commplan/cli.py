@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from commplan.plan import Plan
     from commplan.settings import Settings
+    from commplan.store import Store
 
 app = typer.Typer(
     name="commplan",
@@ -263,19 +264,35 @@ def run(
     typer.echo(f"report {archive.report_folder(settings, judged.run_key) / 'evaluation.html'}")
 
 
+def _open() -> Store:
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    return open_store(load_settings(), create=False)
+
+
 @app.command()
 def status(
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A run; left out: the newest runs")] = None,
     watch: Annotated[bool, typer.Option(help="Show it again every two seconds, until the run ends")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
 ) -> None:
-    """Show where a run is: its steps, what is due next, and why it is held if it is."""
+    """Show where a run is: its books, its backlog and pace, and why it stands still if it does."""
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from commplan import terminal
-    from commplan.settings import load_settings
-    from commplan.store import open_store
+    from commplan.ledger.run import list_runs
 
-    store = open_store(load_settings(), create=False)
+    store = _open()
+    if as_json:
+        found = [asdict(run) for run in list_runs(store)] if key is None else asdict(terminal.status_of(store, key))
+        typer.echo(json.dumps(found, indent=2, default=str))
+        return
+    if key is None:
+        terminal.show_runs(store)
+        return
     while True:
         if watch and sys.stdout.isatty():
             Console().clear()
@@ -354,15 +371,108 @@ def retry(
 
 
 @app.command()
-def cancel(key: RunKey) -> None:
-    """Cancel a run for ever: nothing more is sent, and whom it never wrote to is free for the plan's next run."""
-    from commplan.ledger.run import cancel_run, find_run
+def explain(
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A run; left out: all of them")] = None,
+    address: Annotated[str | None, typer.Option(help="Email address or phone number of the person")] = None,
+    contact: Annotated[str | None, typer.Option(help="The person by id, such as customers:17")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Tell every decision about one person; shows their data on this terminal, and keeps nothing of it."""
+    from dataclasses import asdict
+
+    from commplan import terminal
+    from commplan.errors import InputError
+    from commplan.explain import explain as tell
+    from commplan.ledger.run import find_run
     from commplan.settings import load_settings
     from commplan.store import open_store
 
-    store = open_store(load_settings(), create=False)
-    stopped = cancel_run(store, find_run(store, key).run_id)
-    typer.echo(f"{'SANDBOX: ' if store.is_sandbox else ''}{key} is cancelled; {stopped:,} messages will not be sent")
+    if (address is None) == (contact is None):
+        raise InputError.one("commplan explain", "it is not said who", "write --address or --contact, one of them")
+    settings = load_settings()
+    store = open_store(settings, create=False)
+    if key is not None:
+        find_run(store, key)
+    found = tell(store, settings, address=address, contact=contact, key=key)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False, default=str))
+    else:
+        terminal.show(terminal.explanation(found, sandbox=store.is_sandbox))
+
+
+def _login() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, ImportError, OSError):
+        return "somebody without a login name"
+
+
+By = Annotated[str, typer.Option("--by", default_factory=_login, show_default="login name", help="Who decides")]
+Why = Annotated[str | None, typer.Option("--reason", help="Why, for whoever looks later")]
+
+
+@app.command()
+def pause(key: RunKey, by: By, reason: Why = None) -> None:
+    """Pause a run: nothing further is sent until it is resumed; what is late by then expires."""
+    from commplan.ledger import standstill
+    from commplan.ledger.run import find_run
+
+    store = _open()
+    run_id = find_run(store, key).run_id
+    standstill.pause(store, run_id, by=by, reason=reason)
+    with store.read() as connection:
+        typer.echo(standstill.standstill(connection, run_id))
+
+
+@app.command()
+def resume(key: RunKey, by: By, reason: Why = None) -> None:
+    """Let a paused or held run, and the countries it holds back, go on."""
+    from commplan.ledger import standstill
+    from commplan.ledger.run import find_run
+
+    store = _open()
+    run_id = find_run(store, key).run_id
+    standstill.resume(store, run_id, by=by, reason=reason)
+    with store.read() as connection:
+        stopped = standstill.stop_in_force(connection)
+    typer.echo(f"{key} goes on where it is; if its flow has ended, start the same run again")
+    if stopped is not None:
+        typer.echo(f"but {stopped}")
+
+
+@app.command()
+def stop(
+    by: By,
+    everything: Annotated[bool, typer.Option("--all", help="Stop every run, now and until it is lifted")] = False,
+    lift: Annotated[bool, typer.Option("--lift", help="Lift the stop")] = False,
+    reason: Why = None,
+) -> None:
+    """Stop all sending of every run at once, or lift that; works while Prefect is down."""
+    from commplan.errors import InputError
+    from commplan.ledger import standstill
+
+    if everything == lift:
+        raise InputError.one("commplan stop", "it is not said what to do", "write commplan stop --all, or --lift")
+    store = _open()
+    if lift:
+        was = standstill.lift_stop(store, by=by, reason=reason)
+        typer.echo("the stop is lifted; paused and held runs stay as they are" if was else "nothing was stopped")
+        return
+    standstill.stop_all(store, by=by, reason=reason)
+    with store.read() as connection:
+        typer.echo(standstill.stop_in_force(connection))
+
+
+@app.command()
+def cancel(key: RunKey, by: By, reason: Why = None) -> None:
+    """Cancel a run for ever: nothing more is sent, and whom it never wrote to is free for the plan's next run."""
+    from commplan.ledger.run import cancel_run, find_run
+
+    store = _open()
+    stopped = cancel_run(store, find_run(store, key).run_id, by=by, reason=reason)
+    typer.echo(f"{key} is cancelled; {stopped:,} messages will not be sent")
 
 
 @app.command()

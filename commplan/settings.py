@@ -61,6 +61,7 @@ class EmailSettings(_Group):
         (), description="Public keys of the event webhook, base64 DER; several during a rotation"
     )
     batch: int = Field(500, ge=1, le=1000, description="Recipients per request")
+    rate: float | None = Field(None, gt=0, description="Most emails a second, over all workers; default: no limit")
     timeout: float = Field(20.0, gt=0, le=25, description="Seconds to wait for an answer")
 
 
@@ -72,6 +73,7 @@ class SmsSettings(_Group):
     auth_token: SecretStr | None = Field(None, description="Twilio auth token; also verifies its webhooks")
     from_number: str = Field("+15005550006", description="Sender number, E.164")
     connections: int = Field(32, ge=1, le=100, description="Requests in flight at once")
+    rate: float | None = Field(None, gt=0, description="Most texts a second, over all workers; default: no limit")
     timeout: float = Field(20.0, gt=0, le=25, description="Seconds to wait for an answer")
 
 

@@ -23,7 +23,7 @@ from commplan.ledger import settlement, unsettled
 from commplan.ledger.unsettled import Inquiry, Unsettled
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.store.tables import attempts, messages, receipts, recipients, skeletons
+from commplan.store.tables import attempts, message_values, messages, receipts, recipients, skeletons, values_of
 from commplan.terms import AttemptOutcome, Channel, Finding, MessageState, OnUnknown
 
 _LOG = logging.getLogger("commplan.settle")
@@ -255,7 +255,7 @@ def _ask_list(store: Store, gateways: Gateways, settings: Settings, one: Unsettl
                 messages.c.address_key,
                 recipients.c.phone,
                 recipients.c.phone_key,
-                messages.c.slot_values,
+                message_values.c.slot_values,
                 skeletons.c.text,
                 skeletons.c.placeholders,
             )
@@ -264,6 +264,7 @@ def _ask_list(store: Store, gateways: Gateways, settings: Settings, one: Unsettl
                 skeletons,
                 and_(skeletons.c.run_id == messages.c.run_id, skeletons.c.skeleton_no == messages.c.skeleton_no),
             )
+            .join(message_values, values_of(messages))
             .where(messages.c.attempt_id == one.attempt_id, messages.c.state == MessageState.UNKNOWN)
         ).one_or_none()
     if row is None or row.phone_key != row.address_key:

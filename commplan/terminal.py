@@ -1,22 +1,28 @@
 """What the command line shows: books, status and evaluations as tables.
 
-Shows counts, keys and sentences only; never a person.
+Shows counts, keys and sentences only; never a person, except to whoever asks for an explanation of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from commplan.evaluation import Evaluation
+from commplan.explain import Decision, Explanation
 from commplan.ledger import proof, unsettled
 from commplan.ledger import run as ledger_run
+from commplan.ledger.backlog import StepBacklog, backlog
+from commplan.ledger.breaker import CountryHalt, country_halts_of
 from commplan.ledger.proof import Proof
 from commplan.ledger.schedule import next_due
+from commplan.ledger.standstill import Standstill, standstill, stop_in_force
 from commplan.ledger.unsettled import Unsettled
 from commplan.settle import Settled
 from commplan.store import Store
@@ -158,6 +164,34 @@ def figures_of(judged: Evaluation) -> list[tuple[str, str]]:
     return rows
 
 
+def explanation(found: Explanation, *, sandbox: bool) -> RenderableType:
+    """Show every decision about one person, run by run and step by step, with the texts as they were frozen."""
+    shown: list[RenderableType] = []
+    if found.suppressions:
+        shown += [_decisions("Suppression list", found.suppressions), Text()]
+    for part in found.runs:
+        whom = ", ".join((f"{part.people} {part.contact_id}", *part.addresses))
+        title = f"{'SANDBOX: ' if sandbox else ''}{part.run_key} ({part.state}): {whom}"
+        shown += [_decisions(title, part.decisions), Text()]
+        for message in part.messages:
+            shown.append(_decisions(f"{message.step} by {message.channel}: {message.state}", message.decisions))
+            if message.text is not None:
+                text = "\n".join(filter(None, (message.subject, message.text.strip())))
+                shown.append(Panel(Text(text), title="the text, as it was frozen", title_align="left"))
+            shown += [Text(f"to stop: {message.stop}"), Text()]
+    return Group(*shown)
+
+
+def _decisions(title: str, decisions: Iterable[Decision]) -> Table:
+    table = _table(title, ["when (UTC)"])
+    for column in ("what", "rule"):
+        table.add_column(column, overflow="fold")
+    for decision in decisions:
+        when = f"{decision.at:%Y-%m-%d %H:%M:%S}" if decision.at is not None else ""
+        table.add_row(when, Text(decision.what), Text(decision.rule))
+    return table
+
+
 def show(renderable: RenderableType, *, error: bool = False) -> None:
     """Print something for people; plain text where the output is not a terminal."""
     console = Console(stderr=error, highlight=False, soft_wrap=False)
@@ -166,14 +200,58 @@ def show(renderable: RenderableType, *, error: bool = False) -> None:
     console.print(renderable)
 
 
-def show_status(store: Store, key: str | None) -> bool:
-    """Show a run's books, what is due next and why it is held, or the newest runs; tell whether nothing more comes."""
-    if key is None:
-        table = _table(f"{'SANDBOX: ' if store.is_sandbox else ''}Newest runs", ["run", "state", "since"])
-        for run in ledger_run.list_runs(store):
-            table.add_row(run.run_key, run.state.value, f"{run.created_at:%Y-%m-%d %H:%M} UTC")
-        show(table)
-        return True
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Where a run is; times are plan time."""
+
+    run_key: str
+    state: RunState
+    standstill: Standstill | None
+    next_due: datetime | None
+    steps: tuple[StepBacklog, ...]
+    countries: tuple[CountryHalt, ...]
+    difference: int  #: of its books
+
+    @property
+    def line(self) -> str:
+        """One sentence."""
+        if self.standstill is not None:
+            return str(self.standstill)
+        due = f"; next message due {self.next_due:%Y-%m-%d %H:%M} UTC" if self.next_due is not None else ""
+        return f"{self.run_key} is {self.state.value}{due}"
+
+
+def status_of(store: Store, key: str) -> Status:
+    """Return where a run is; RunError when there is none."""
+    run = ledger_run.find_run(store, key)
+    due = next_due(store, run.run_id) if run.state is RunState.EXECUTING else None
+    with store.read() as connection:
+        return Status(
+            run_key=run.run_key,
+            state=run.state,
+            standstill=standstill(connection, run.run_id),
+            next_due=None if due is None else due.at,
+            steps=tuple(backlog(connection, run.run_id, store.clock)),
+            countries=tuple(country_halts_of(connection, run.run_id, store.clock.now())),
+            difference=proof.balance(connection, run.run_id, run.run_key).difference,
+        )
+
+
+def show_runs(store: Store) -> None:
+    """Show the newest runs, and whether everything is stopped."""
+    table = _table(f"{'SANDBOX: ' if store.is_sandbox else ''}Newest runs", ["run", "state", "since"])
+    for run in ledger_run.list_runs(store):
+        table.add_row(run.run_key, run.state.value, f"{run.created_at:%Y-%m-%d %H:%M} UTC")
+    show(table)
+    with store.read() as connection:
+        stopped = stop_in_force(connection)
+    if stopped is not None:
+        show(Text(str(stopped), style="bold red"))
+
+
+def show_status(store: Store, key: str) -> bool:
+    """Show a run's books, its backlog and why it stands still if it does; tell whether nothing more comes."""
+    found = status_of(store, key)
     run = ledger_run.find_run(store, key)
     with store.read() as connection:
         show(books(proof.balance(connection, run.run_id, run.run_key), sandbox=store.is_sandbox))
@@ -183,9 +261,36 @@ def show_status(store: Store, key: str | None) -> bool:
         look = unsettled.next_moment(waiting, now)
         again = f"; asked about again {look:%Y-%m-%d %H:%M} UTC" if look else "; no more evidence is expected"
         show(Text(f"outcome unknown: {', '.join(ages(waiting, now))}{again}", style="yellow"))
-    line = f"{run.run_key} is {run.state.value}" + (f": {run.reason}" if run.reason else "")
-    due = next_due(store, run.run_id) if run.state is RunState.EXECUTING else None
-    if due is not None:
-        line += f"; {'next message due' if due.steps else 'next look'} {due.at:%Y-%m-%d %H:%M} UTC"
-    show(Text(line, style="bold"))
-    return run.state in (RunState.FINISHED, RunState.CANCELLED, RunState.HELD)
+    show(Group(Text(), *_backlog(found, now), Text(found.line, style="bold")))
+    return found.state in (RunState.FINISHED, RunState.CANCELLED, RunState.HELD)
+
+
+def _backlog(found: Status, now: datetime) -> Iterable[RenderableType]:
+    busy = [step for step in found.steps if step.due + step.later + step.not_due + step.under_way + step.held_back]
+    if busy:
+        columns = ["step", "due now", "later", "next (UTC)", "not due yet", "under way", "a minute", "done by (UTC)"]
+        table = _table("Still to do", columns)
+        for step in busy:
+            counts = (step.due, step.later, step.not_due, step.under_way)
+            due, later, not_due, under_way = (f"{count:,}" if count else "" for count in counts)
+            rate = f"{step.rate * 60:,.0f}" if step.rate else ""
+            table.add_row(step.step, due, later, _moment(step.next_at), not_due, under_way, rate, _moment(step.done_by))
+        yield table
+    for step in found.steps:
+        if step.unknown_since is not None:
+            age = _age(now - step.unknown_since)
+            yield Text(f"{step.unknown:,} of {step.step} unknown, the oldest for {age}", style="yellow")
+    for halt in found.countries:
+        code = f" ({halt.code})" if halt.code else ""
+        line = f"{halt.country}: {halt.waiting:,} texts wait since {_moment(halt.since)} UTC: {halt.reason}{code}"
+        yield Text(f"{line}; commplan resume {found.run_key}", style="yellow")
+
+
+def _age(age: timedelta) -> str:
+    minutes = age // timedelta(minutes=1)
+    parts = ((minutes // 1_440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "less than a minute"
+
+
+def _moment(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"

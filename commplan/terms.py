@@ -24,12 +24,13 @@ class Purpose(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a run is. `held` waits for a person; `finished` and `cancelled` are for ever."""
+    """Where a run is. `paused` and `held` wait for a person; `finished` and `cancelled` are for ever."""
 
     FROZEN = "frozen"  #: plan and templates are stored; nobody has been looked up
     READY = "ready"  #: audience and content are frozen; every message has its row
     EXECUTING = "executing"
-    HELD = "held"
+    PAUSED = "paused"  #: a person stopped it for a while
+    HELD = "held"  #: it stopped itself until a person acts; `reason` says why
     FINISHED = "finished"
     CANCELLED = "cancelled"
 

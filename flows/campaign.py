@@ -22,7 +22,7 @@ from commplan.store import open_store
 from commplan.terms import RunState
 from flows.artifacts import publish_evaluation
 from flows.guard import guarded
-from flows.waits import wait_until
+from flows.waits import wait_until, wait_while
 
 #: Plan time until the organisation's database is asked again after it did not answer.
 SOURCE_PATIENCE = timedelta(minutes=10)
@@ -50,8 +50,10 @@ def campaign(plan: str, run_key: str | None = None) -> None:
     if running.state is RunState.FROZEN:
         resolve_audience(running)
         render_content(running)
-    while running.state is RunState.EXECUTING:
+    while goes_on(running):
         due = running.next_due()
+        if due is None and running.standstill() is not None:
+            continue
         wait_until(clock, due.at if due else running.evaluation_time(), tell=tell)
         known = (due is not None and due.steps == (1,)) or brought_in(running)
         if due is None and running.next_due() is None:
@@ -61,8 +63,14 @@ def campaign(plan: str, run_key: str | None = None) -> None:
             continue
         for step_no in due.steps if due else ():
             send(running, step_no)
-    if running.state in (RunState.EXECUTING, RunState.FINISHED):
+    if goes_on(running) or running.state is RunState.FINISHED:
         evaluate(running)
+
+
+def goes_on(running: Campaign) -> bool:
+    """Wait while somebody has to let the run go on; tell whether it is to be carried on, or is over."""
+    wait_while(running.standstill, tell=get_run_logger().warning)
+    return running.state is RunState.EXECUTING
 
 
 @task(task_run_name="prepare", cache_policy=NO_CACHE)

@@ -1,4 +1,4 @@
-"""Waiting for a moment of plan time, without holding a process for long.
+"""Waiting for a moment of plan time, or for a person, without holding a process for long.
 
 A short wait sleeps. A long one gives the run back to the scheduler, which starts the same flow run again then.
 """
@@ -19,6 +19,8 @@ from commplan.clock import Clock
 
 #: Machine seconds that a process may be held by a wait.
 LONGEST_SLEEP = 60.0
+#: Machine seconds between two looks at whether somebody has let a run go on, while a process is held and afterwards.
+LOOK, LATER_LOOK = 2.0, 300.0
 
 
 def wait_until(clock: Clock, moment: datetime, *, tell: Callable[[str], None]) -> None:
@@ -32,14 +34,36 @@ def wait_until(clock: Clock, moment: datetime, *, tell: Callable[[str], None]) -
     if left <= 0:
         return
     tell(f"waiting until {moment:%Y-%m-%d %H:%M} UTC")
-    context = FlowRunContext.get()
-    deployed = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
-    if left > LONGEST_SLEEP and deployed and context is not None and context.flow_run is not None:
-        due = datetime.fromtimestamp(clock.machine(moment), UTC)
-        with get_client(sync_client=True) as client:
-            answer: OrchestrationResult[object] = client.set_flow_run_state(
-                context.flow_run.id, Scheduled(scheduled_time=due, name="Waiting"), force=True
-            )
-        raise Pause(state=answer.state)
+    if left > LONGEST_SLEEP:
+        _hand_back(clock.machine(moment))
     while (left := clock.seconds_until(moment)) > 0:
         time.sleep(min(left, LONGEST_SLEEP))
+
+
+def wait_while(standing: Callable[[], object | None], *, tell: Callable[[str], None]) -> None:
+    """Return when nothing stands in the way any more: when `standing` returns None; in the flow's body only.
+
+    What it returns is told, once. Raises Prefect's Pause as `wait_until` does; the run is back every five minutes then.
+    """
+    told, began = "", time.monotonic()
+    while (why := standing()) is not None:
+        if str(why) != told:
+            told = str(why)
+            tell(told)
+        if time.monotonic() - began > LONGEST_SLEEP:
+            _hand_back(time.time() + LATER_LOOK)
+        time.sleep(LOOK)
+
+
+def _hand_back(due: float) -> None:
+    """Give the run back to the scheduler until a machine time, where a worker can bring it back."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return
+    with get_client(sync_client=True) as client:
+        answer: OrchestrationResult[object] = client.set_flow_run_state(
+            context.flow_run.id,
+            Scheduled(scheduled_time=datetime.fromtimestamp(due, UTC), name="Waiting"),
+            force=True,
+        )
+    raise Pause(state=answer.state)

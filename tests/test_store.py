@@ -1,16 +1,21 @@
 """The store opens, migrates, keeps time and refuses what does not belong to it."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from pydantic import SecretStr
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select, update
 
 from commplan.errors import FenceError, StoreError
 from commplan.settings import EmailSettings, Settings, SmsSettings
-from commplan.store import Store, open_store
-from commplan.store.tables import audit, store_info
+from commplan.store import Store, migrations, open_store
+from commplan.store.tables import audit, batches, bundles, recipients, runs, store_info
 from commplan.store.types import machine_now
+
+MIGRATIONS = Path(migrations.__path__[0])
 
 
 def test_a_new_store_is_current_and_remembers_its_birth(store: Store) -> None:
@@ -68,3 +73,41 @@ def test_a_database_that_cannot_be_reached_is_said_plainly(settings: Settings) -
     with pytest.raises(StoreError, match="cannot be reached") as caught:
         open_store(there)
     assert "hidden" not in str(caught.value)
+
+
+def test_a_store_of_the_first_version_keeps_its_rows_and_their_ties_when_it_is_upgraded(
+    settings: Settings, store_url: str
+) -> None:
+    old = Store(store_url, settings.make_clock(), settings.make_keyring())
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with old.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    moment = datetime(2026, 12, 1, tzinfo=UTC)
+    with old.write() as connection:
+        connection.execute(insert(bundles).values(digest="d", files="{}"))
+        run = {"plan": "p", "digest": "d", "people": "customers", "created_at": moment, "clock": "{}"}
+        rows = [{"run_key": f"p@{n}", "occurrence": str(n), **run} for n in range(3)]
+        connection.execute(insert(runs).values(state="executing", placeholder="cp-"), rows)
+        connection.execute(insert(batches).values(run_id=2, step_no=1, worker="w", claimed=1, lease_machine=0))
+        connection.execute(insert(recipients).values(run_id=2, seq=1, people="customers", contact_id="1", columns="{}"))
+        connection.execute(delete(runs).where(runs.c.run_id == 3))
+    old.upgrade()
+    assert old.is_current()
+    with old.read() as connection:
+        assert connection.execute(select(runs.c.run_key).order_by(runs.c.run_id)).scalars().all() == ["p@0", "p@1"]
+        assert connection.execute(select(batches.c.run_id)).scalar_one() == 2
+    with old.write() as connection:
+        connection.execute(update(runs).values(state="paused"))
+        # The number of a run that is gone is never given again.
+        again = {**run, "run_key": "p@4", "occurrence": "4", "state": "frozen", "placeholder": "cp-"}
+        assert connection.execute(insert(runs).values(**again).returning(runs.c.run_id)).scalar_one() == 4
+    for wrong in (
+        insert(batches).values(run_id=99, step_no=1, worker="w", claimed=1, lease_machine=0),
+        update(runs).values(state="asleep"),
+        delete(runs).where(runs.c.run_id == 2),
+    ):
+        with pytest.raises(StoreError), old.write() as connection:
+            connection.execute(wrong)
+    old.dispose()

@@ -34,7 +34,7 @@ CHUNK = 20_000
 #: The numbers a step can have, listed so that both databases find messages by their index.
 _STEPS = range(1, 51)
 #: In one of these a run may still send what it has queued.
-_UNDER_WAY = (RunState.READY, RunState.EXECUTING, RunState.HELD)
+_UNDER_WAY = (RunState.READY, RunState.EXECUTING, RunState.PAUSED, RunState.HELD)
 _OVER = (RunState.FINISHED, RunState.CANCELLED)
 #: Whether a message in one of these arrives is not known.
 _PERHAPS = (MessageState.SENDING, MessageState.UNKNOWN)

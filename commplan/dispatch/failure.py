@@ -14,7 +14,7 @@ from commplan.consent import SCOPE_ALL, Contact
 from commplan.dispatch.tally import Tally
 from commplan.errors import DeliveryError, HaltError, RejectedError, TransientError
 from commplan.ids import AttemptId
-from commplan.ledger import close
+from commplan.ledger import breaker, close
 from commplan.store import Store
 from commplan.store.tables import messages, recipients
 from commplan.suppression import suppress
@@ -26,14 +26,23 @@ def close_failure(
 ) -> list[list[int]]:
     """Close a failed request that carried `seqs`; return the groups of them to try again, each as its own request.
 
-    Transactions of its own. HaltError is raised on, after its messages went back to their batch.
+    Transactions of its own. Raises HaltError, after its messages went back to their batch, when nothing can be sent
+    until a person acts: because this failure says so, or because so many were refused alike.
     """
+    again = _write_down(store, attempt_id, seqs, error, tally)
+    halt = breaker.after(store, attempt_id, error, seqs)
+    if halt is not None:
+        raise halt
+    return again
+
+
+def _write_down(
+    store: Store, attempt_id: AttemptId, seqs: Sequence[int], error: DeliveryError, tally: Tally
+) -> list[list[int]]:
     status, code = error.status, error.code
     if isinstance(error, TransientError | HaltError):
         close.take_back(store, attempt_id, status=status, code=code)
-        if isinstance(error, HaltError):
-            raise error
-        return [list(seqs)]
+        return [list(seqs)] if isinstance(error, TransientError) else []
     if not isinstance(error, RejectedError):
         tally.unknown += len(seqs)
         close.lose_sight(store, attempt_id, status=status, code=code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from commplan.ids import AddressKey, RunId, new_attempt_id
 from commplan.ledger import close, schedule
 from commplan.ledger.claim import WHOLE, Batch, Shard
 from commplan.ledger.look import Outgoing, take
+from commplan.ledger.rate import Wait, limits
 from commplan.ledger.run import plan_of
 from commplan.settings import Settings
 from commplan.store import Store
@@ -30,6 +32,8 @@ from commplan.terms import Channel
 
 _LOG = logging.getLogger("commplan.dispatch")
 
+#: Machine seconds that a sender waits for its rate before it looks whether there is still something to send.
+LONGEST_WAIT = 5.0
 #: Machine seconds until a provider that took nothing for a while is tried again.
 TRY_AGAIN = 30
 
@@ -67,6 +71,7 @@ class Sender:
             plan = plan_of(connection, run_id)
         channels = plan.channels_of(step_no)
         allowed = allowed_addresses(self.store, plan, self.settings)
+        rates = limits(self.settings)
         while not stopping():
             # Connected first, so that the request can follow the last look at once.
             if not self._connect(channels):
@@ -82,9 +87,13 @@ class Sender:
                 attempt_id=new_attempt_id(),
                 allowed=allowed,
                 shard=shard,
+                rates=rates,
             )
             if taken is None:
                 return tally
+            if isinstance(taken, Wait):
+                time.sleep(min(taken.seconds, LONGEST_WAIT))
+                continue
             self._send(*taken, allowed, tally, progress)
         return tally
 

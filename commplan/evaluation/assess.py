@@ -240,7 +240,7 @@ def _doubts(found: Doubts, plan: Plan) -> Iterable[str]:
 
 def _notes(metrics: Metrics, prices: Prices, steps: Iterable[StepResult], *, now: datetime) -> Iterable[str]:
     counts = metrics.tally()
-    if metrics.run.state in (RunState.CANCELLED, RunState.HELD):
+    if metrics.run.state in (RunState.CANCELLED, RunState.PAUSED, RunState.HELD):
         yield f"The run is {metrics.run.state}: it sends nothing further."
     for step in steps:
         if step.difference:

@@ -6,14 +6,18 @@ Never puts anything on the wire: that is the last look's to allow.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, true, update
 
 from commplan.errors import RunError
 from commplan.ids import BatchId, RunId
+from commplan.ledger import breaker
+from commplan.ledger.rate import Limit, Wait, open_bucket
+from commplan.ledger.standstill import sending_state
 from commplan.store import Store
-from commplan.store.tables import batches, messages, runs, skeletons
+from commplan.store.tables import batches, messages, skeletons
 from commplan.store.types import among, machine_now
 from commplan.terms import Channel, MessageState, RunState
 
@@ -63,18 +67,35 @@ WHOLE = Shard()
 
 
 def claim(
-    store: Store, *, run_id: RunId, step_no: int, worker: str, limit: int, lease: float, shard: Shard = WHOLE
-) -> Batch | None:
+    store: Store,
+    *,
+    run_id: RunId,
+    step_no: int,
+    worker: str,
+    limit: int,
+    lease: float,
+    shard: Shard = WHOLE,
+    rates: Mapping[Channel, Limit] | None = None,
+) -> Batch | Wait | None:
     """Take up to `limit` due messages of a step that share a text; None when nothing is due or the run is stopped.
 
-    The lease is `lease` machine seconds on the database's clock. Own transaction. Two workers never get the same
-    message: on SQLite writers queue up, on PostgreSQL rows locked by another are skipped.
+    No more than `rates` allow its sender at this moment; if that is nothing, the answer is how long to wait. The
+    lease is `lease` machine seconds on the database's clock. Own transaction. Two workers never get the same message:
+    on SQLite writers queue up, on PostgreSQL rows locked by another are skipped.
     """
     with store.write() as connection:
         batch = pick(
-            connection, store, run_id=run_id, step_no=step_no, worker=worker, limit=limit, lease=lease, shard=shard
+            connection,
+            store,
+            run_id=run_id,
+            step_no=step_no,
+            worker=worker,
+            limit=limit,
+            lease=lease,
+            shard=shard,
+            rates=rates,
         )
-        if batch is not None:
+        if isinstance(batch, Batch):
             queued = and_(
                 messages.c.run_id == run_id,
                 messages.c.step_no == step_no,
@@ -100,17 +121,18 @@ def pick(
     limit: int,
     lease: float,
     shard: Shard,
-) -> Batch | None:
+    rates: Mapping[Channel, Limit] | None,
+) -> Batch | Wait | None:
     """Choose what `claim` takes and open its batch, in the caller's transaction; the messages are still queued."""
     now = store.clock.now()
-    state = connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar_one()
-    if state != RunState.EXECUTING:
+    if sending_state(connection, run_id) is not RunState.EXECUTING:
         return None
     due = and_(
         messages.c.run_id == run_id,
         messages.c.step_no == step_no,
         messages.c.state == MessageState.QUEUED,
         messages.c.due_at <= now,
+        ~breaker.held_back(connection, run_id, now),
         shard.where(),
     )
     skeleton_no = _oldest(connection, run_id, due)
@@ -121,6 +143,15 @@ def pick(
                 "restore the store, or cancel the run"
             )
         return None
+    text = connection.execute(
+        select(skeletons).where(skeletons.c.run_id == run_id, skeletons.c.skeleton_no == skeleton_no)
+    ).one()
+    allowed = (rates or {}).get(Channel(text.channel))
+    bucket = None if allowed is None else open_bucket(connection, allowed)
+    if bucket is not None:
+        if not bucket.whole:
+            return bucket.wait(limit)
+        limit = min(limit, bucket.whole)
     seqs = (
         connection.execute(
             select(messages.c.seq)
@@ -134,6 +165,8 @@ def pick(
     )
     if not seqs:
         return None
+    if bucket is not None:
+        bucket.take(connection, len(seqs))
     batch_id = connection.execute(
         insert(batches)
         .values(
@@ -145,9 +178,6 @@ def pick(
         )
         .returning(batches.c.batch_id)
     ).scalar_one()
-    text = connection.execute(
-        select(skeletons).where(skeletons.c.run_id == run_id, skeletons.c.skeleton_no == skeleton_no)
-    ).one()
     return Batch(
         batch_id=BatchId(batch_id),
         run_id=run_id,

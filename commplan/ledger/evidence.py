@@ -15,7 +15,6 @@ from sqlalchemy import (
     exists,
     false,
     literal,
-    not_,
     null,
     or_,
     select,
@@ -34,7 +33,8 @@ def holds(condition: Condition, plan: Plan, message: FromClause) -> ColumnElemen
     """Return the SQL for `condition` about the person of a row of `message`: true, false or NULL (unknown)."""
     match condition:
         case Not(part):
-            return not_(holds(part, plan, message))
+            # Not NOT: "NOT (SELECT …) IS NULL", as it is written then, denies the wrong half on PostgreSQL.
+            return holds(part, plan, message) == false()
         case And(parts):
             return and_(*(holds(part, plan, message) for part in parts))
         case Or(parts):

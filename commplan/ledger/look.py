@@ -19,15 +19,17 @@ from commplan import condition as conditions
 from commplan import consent
 from commplan.clock import boottime
 from commplan.ids import AddressKey, AttemptId, MessageRef, RunId
-from commplan.ledger import evidence
+from commplan.ledger import breaker, evidence
 from commplan.ledger.claim import WHOLE, Batch, Shard, pick, take_up
+from commplan.ledger.rate import Limit, Wait
 from commplan.ledger.readdress import follow_addresses
 from commplan.ledger.run import plan_of
 from commplan.ledger.schedule import LOOK_LATER, zones_of
+from commplan.ledger.standstill import sending_state
 from commplan.ledger.unsettled import number_in_doubt
 from commplan.plan import Plan
 from commplan.store import Store
-from commplan.store.tables import attempts, batches, message_values, messages, recipients, runs
+from commplan.store.tables import attempts, batches, message_values, messages, recipients, values_of
 from commplan.store.types import among, machine_now
 from commplan.terms import AttemptOutcome, Channel, MessageState, Reason, RunState
 from commplan.window import next_open
@@ -108,10 +110,10 @@ def look_in(
         messages.c.batch_id == batch.batch_id,
         messages.c.state == MessageState.CLAIMED,
     )
-    state = connection.execute(select(runs.c.state).where(runs.c.run_id == batch.run_id)).scalar_one()
-    if state != RunState.EXECUTING:
-        to = MessageState.CANCELLED if state == RunState.CANCELLED else MessageState.QUEUED
-        reason = Reason.RUN_CANCELLED if state == RunState.CANCELLED else None
+    state = sending_state(connection, batch.run_id)
+    if state is not RunState.EXECUTING:
+        to = MessageState.CANCELLED if state is RunState.CANCELLED else MessageState.QUEUED
+        reason = Reason.RUN_CANCELLED if state is RunState.CANCELLED else None
         connection.execute(update(messages).where(mine).values(state=to, reason=reason, batch_id=None))
         return []
     attempt_of = (
@@ -131,18 +133,28 @@ def take(
     attempt_id: AttemptId,
     allowed: Collection[AddressKey] | None = None,
     shard: Shard = WHOLE,
-) -> tuple[Batch, list[Outgoing] | None] | None:
+    rates: Mapping[Channel, Limit] | None = None,
+) -> tuple[Batch, list[Outgoing] | None] | Wait | None:
     """Claim due messages that share a text; emails get the last look in the same transaction, as one request.
 
-    None when nothing is due or the run is stopped. As with `look`, what is returned as outgoing may be written at
-    once; texts, which need a request each, are only claimed and come back as None.
+    None when nothing is due or the run is stopped, a wait when the sender's rate leaves nothing now. As with `look`,
+    what is returned as outgoing may be written at once; texts, which need a request each, are only claimed and come
+    back as None.
     """
     with store.write() as connection:
         batch = pick(
-            connection, store, run_id=run_id, step_no=step_no, worker=worker, limit=limit, lease=lease, shard=shard
+            connection,
+            store,
+            run_id=run_id,
+            step_no=step_no,
+            worker=worker,
+            limit=limit,
+            lease=lease,
+            shard=shard,
+            rates=rates,
         )
-        if batch is None:
-            return None
+        if not isinstance(batch, Batch):
+            return batch
         queued = and_(
             messages.c.run_id == run_id,
             messages.c.step_no == step_no,
@@ -172,7 +184,7 @@ def _pass(
         connection.execute(select(messages.c.seq).where(mine).order_by(messages.c.seq).with_for_update()).all()
     looked_at = boottime()
     plan = plan_of(connection, batch.run_id)
-    rules = _rules(plan, batch, now=now, allowed=allowed)
+    rules = _rules(connection, plan, batch, now=now, allowed=allowed)
     rows = _examine(connection, batch, rules, mine=mine)
     if any(row.moved for row in rows):
         follow_addresses(connection, batch.run_id, which=mine)
@@ -220,7 +232,9 @@ class _Rule:
     change: Mapping[str, object]
 
 
-def _rules(plan: Plan, batch: Batch, *, now: datetime, allowed: Collection[AddressKey] | None) -> list[_Rule]:
+def _rules(
+    connection: Connection, plan: Plan, batch: Batch, *, now: datetime, allowed: Collection[AddressKey] | None
+) -> list[_Rule]:
     """Return the rules in order of precedence: the first that applies is the one that is reported."""
     step = plan.sequence[batch.step_no - 1]
     who = recipients.c
@@ -269,6 +283,7 @@ def _rules(plan: Plan, batch: Batch, *, now: datetime, allowed: Collection[Addre
     if batch.channel is Channel.SMS:
         in_doubt = and_(number_in_doubt(messages, now), messages.c.not_after >= now)
         rules.append(_Rule(applies=in_doubt, change={"state": MessageState.QUEUED, "due_at": now + SETTLE_LATER}))
+    rules.append(_Rule(applies=breaker.held_back(connection, batch.run_id, now), change={"state": MessageState.QUEUED}))
     late = messages.c.not_after < now
     rules.append(_Rule(applies=late, change={"state": MessageState.EXPIRED, "reason": Reason.TOO_LATE}))
     return rules
@@ -293,14 +308,7 @@ def _examine(
             case(*((rule.applies, number) for number, rule in enumerate(rules))).label("rule"),
         )
         .join(recipients, and_(who.run_id == messages.c.run_id, who.seq == messages.c.seq))
-        .outerjoin(
-            message_values,
-            and_(
-                message_values.c.run_id == messages.c.run_id,
-                message_values.c.step_no == messages.c.step_no,
-                message_values.c.seq == messages.c.seq,
-            ),
-        )
+        .outerjoin(message_values, values_of(messages))
         .where(mine)
         .order_by(messages.c.seq)
     ).all()

@@ -232,7 +232,7 @@ def set_state(
     return bool(moved)
 
 
-def cancel_run(store: Store, run_id: RunId) -> int:
+def cancel_run(store: Store, run_id: RunId, *, by: str | None = None, reason: str | None = None) -> int:
     """Cancel a run for ever and return how many messages that stopped; what is on the wire is not called back.
 
     The first transaction stops all claims; short ones over ranges of recipients follow, and cancelling again goes on
@@ -249,7 +249,8 @@ def cancel_run(store: Store, run_id: RunId) -> int:
     stopped = cancel_waiting(store, run_id, Reason.RUN_CANCELLED)
     with store.write() as connection:
         release_enrolments(connection, run_id)
-        record(connection, run_id, now, "cancelled", {"messages": stopped})
+        said = {name: text for name, text in (("by", by), ("reason", reason)) if text}
+        record(connection, run_id, now, "cancelled", {"messages": stopped, **said})
     return stopped
 
 

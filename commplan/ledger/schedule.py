@@ -15,7 +15,7 @@ from babel.core import get_global
 from sqlalchemy import Connection, and_, bindparam, case, func, select, update
 
 from commplan.ids import MessageRef, RunId
-from commplan.ledger import unsettled
+from commplan.ledger import breaker, unsettled
 from commplan.ledger.claim import Shard
 from commplan.ledger.run import plan_of, ranges
 from commplan.ledger.state import NEVER_SENT
@@ -167,6 +167,8 @@ def _drop(connection: Connection, run_id: RunId, step_no: int, *, earlier: int |
 def next_due(store: Store, run_id: RunId) -> Due | None:
     """Return the next moment with something to do and the steps due by then, or None when nothing is left.
 
+    What waits for its country is left out: nobody knows when it goes on, and once it is late it is due to expire.
+
     No step is due at a moment that only asks providers about unknown outcomes (`unsettled.next_look`): a run does not
     end before its evidence is in, or no longer to be expected.
 
@@ -175,8 +177,12 @@ def next_due(store: Store, run_id: RunId) -> Due | None:
     """
     now = store.clock.now()
     open_batches = and_(batches.c.run_id == run_id, batches.c.closed_machine.is_(None))
-    queued = and_(messages.c.run_id == run_id, messages.c.state == MessageState.QUEUED)
     with store.read() as connection:
+        queued = and_(
+            messages.c.run_id == run_id,
+            messages.c.state == MessageState.QUEUED,
+            ~breaker.held_back(connection, run_id, now),
+        )
         moments: list[tuple[datetime, int]] = [
             (row.at, row.step_no)
             for row in connection.execute(
@@ -225,7 +231,7 @@ def postpone(store: Store, run_id: RunId, step_no: int, *, shard: Shard, until: 
 
 
 def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> int:
-    """Return how many messages of a step are due and unclaimed at `now`."""
+    """Return how many messages of a step may be claimed at `now`."""
     with store.read() as connection:
         return int(
             connection.execute(
@@ -234,6 +240,7 @@ def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> in
                     messages.c.step_no == step_no,
                     messages.c.state == MessageState.QUEUED,
                     messages.c.due_at <= now,
+                    ~breaker.held_back(connection, run_id, now),
                 )
             ).scalar_one()
         )

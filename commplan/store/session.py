@@ -123,7 +123,7 @@ class Store:
     def upgrade(self) -> None:
         """Create or migrate the tables; safe to run again and to run twice at once."""
         try:
-            with self._writer.begin() as connection:
+            with self._writer.connect() as connection, self._without_foreign_keys(connection), connection.begin():
                 config = Config()
                 config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
                 config.attributes["connection"] = connection
@@ -132,6 +132,20 @@ class Store:
             raise StoreError(
                 f"the store cannot be reached or migrated ({type(error).__name__}); check COMMPLAN_STORE_URL"
             ) from None
+
+    @contextmanager
+    def _without_foreign_keys(self, connection: Connection) -> Iterator[None]:
+        """SQLite alters a table by copying it, which the rows that refer to it must survive."""
+        if not self.is_sqlite:
+            yield
+            return
+        raw = connection.connection.cursor()
+        raw.execute("PRAGMA foreign_keys=OFF")
+        try:
+            yield
+        finally:
+            raw.execute("PRAGMA foreign_keys=ON")
+            raw.close()
 
     def is_current(self) -> bool:
         """Tell whether the tables are of this version."""

@@ -12,9 +12,11 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     ForeignKeyConstraint,
+    FromClause,
     Index,
     Integer,
     LargeBinary,
@@ -24,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
 )
 
 from commplan.store.types import BigId, UtcDateTime
@@ -91,6 +94,7 @@ runs = Table(
     Column("starts", Integer, nullable=False, server_default="0"),
     Column("allow_list_only", Boolean, nullable=False, default=False),
     Column("alive_machine", Double),
+    Column("resumed_machine", Double),  # when a person last let it go on: older refusals count no more
     UniqueConstraint("plan", "occurrence"),
     _one_of("state", RunState),
     sqlite_autoincrement=True,
@@ -102,6 +106,39 @@ flow_runs = Table(
     metadata,
     Column("flow_run_id", Text, primary_key=True),
     Column("run_id", BigInteger, ForeignKey("runs.run_id"), nullable=False, index=True),
+)
+
+#: One row while nothing may be sent by anybody, whatever the runs' states are.
+stops = Table(
+    "stops",
+    metadata,
+    Column("stop_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("by", Text, nullable=False),  # name of the person at the terminal
+    Column("reason", Text),
+    CheckConstraint("stop_id = 1", name="only_one"),
+)
+
+#: Countries that a run does not text until a person lets it go on.
+country_halts = Table(
+    "country_halts",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), primary_key=True, autoincrement=False),
+    Column("country", String(2), primary_key=True),  # of the number; ZZ: of no country
+    Column("code", Text),
+    Column("reason", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("holds", Boolean, nullable=False, default=False),  # the run is held because nothing else is left
+)
+
+#: Token buckets: what each sender may send at this moment, on the database's clock.
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("channel", String(8), primary_key=True),
+    Column("sender", Text, primary_key=True),  # our own address or number
+    Column("tokens", Double, nullable=False),  # as of `filled_machine`
+    Column("filled_machine", Double, nullable=False),
 )
 
 #: A plan's audience is resolved by one process at a time; the lease is on the database's clock.
@@ -248,6 +285,16 @@ message_values = Table(
     Column("slot_values", Text, nullable=False),  # JSON: list, in the order of the skeleton's placeholders
     sqlite_with_rowid=False,
 )
+
+
+def values_of(rows: FromClause) -> ColumnElement[bool]:
+    """Return the condition that joins `rows` (of the shape of messages) with their `message_values`."""
+    return and_(
+        message_values.c.run_id == rows.c.run_id,
+        message_values.c.step_no == rows.c.step_no,
+        message_values.c.seq == rows.c.seq,
+    )
+
 
 #: What one worker claims together. The id only grows and is the fencing token.
 batches = Table(

@@ -165,6 +165,28 @@ def test_what_is_late_is_counted_and_never_sent(rehearse):
     here.require_balance(running)
 
 
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("not clicked(welcome)", "accepted"),
+        ("not not clicked(welcome)", "not_needed: condition_false"),
+        ("not delivered(welcome)", "not_needed: condition_false"),
+        ("not converted(activated)", "accepted"),
+        ("not (clicked(welcome) or opened(welcome))", "accepted"),
+    ],
+)
+def test_a_condition_that_only_denies_is_known_for_who_was_reached(rehearse, condition, expected):
+    here = rehearse(crowd(1))
+    bought = "conversions: {activated: {sql: select * from customers, contact: customer_id, at: activated_at}}\n"
+    plan = PAIR.replace("content: nudge,", f"content: nudge, when: {condition},")
+    running = here.ready(plan.replace("sequence:", f"{bought}sequence:"))
+    here.send_due(running)
+    here.deliver_all()
+    here.jump(days=1)
+    here.send_due(running)
+    assert here.states(running) == {"person1": ["delivered", expected]}
+
+
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 
 

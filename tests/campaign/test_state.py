@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 from sqlalchemy import inspect, text
 
+from commplan.clock import Clock
 from commplan.errors import RunError
 from commplan.ledger import close, settlement, state, unsettled
 from commplan.ledger import run as ledger_run
@@ -12,8 +16,10 @@ from commplan.ledger.claim import claim
 from commplan.store.tables import metadata
 from commplan.terms import Channel, MessageState, Reason, Retry
 from tests.campaign.conftest import BOTH, LETTER, PAIR, TEXT, Customer, crowd
+from tests.campaign.test_breaker import Refusing
 from tests.campaign.test_failure import change_address
 from tests.campaign.test_last_look import block
+from tests.conftest import NOON
 
 
 def watch(here) -> None:
@@ -61,6 +67,7 @@ def test_every_change_of_a_state_is_in_the_table_and_the_table_holds_no_other(re
     _lose_and_find(here)
     _settle(here)
     _stop(here)
+    _burn(here)
     table = {(was, became) for was, targets in state.TRANSITIONS.items() for became in targets}
     assert seen(here) <= table
     assert table - seen(here) == set()
@@ -161,6 +168,21 @@ def _stop(here) -> None:
     ledger_run.cancel_run(here.store, running.run.run_id)
     with pytest.raises(RunError):
         ledger_run.discard_run(here.store, here.start(plan("lose", LETTER)).run.run_id)
+
+
+def _burn(here) -> None:
+    here.store.clock = Clock(origin=NOON, anchor=time.time(), factor=1e-9)
+    here.update_crm(
+        "insert into customers select customer_id + value, first_name, full_name, email || value, '+1202555' ||"
+        " (1000 + value), lang, tz, signed_up_at, lifetime_value, 1, setup_url, null from customers,"
+        " json_each(:each) where customer_id = 1",
+        each=json.dumps(list(range(100, 120))),
+    )
+    running = here.ready(plan("burn", TEXT))
+    gateways = running.gateways
+    running.__dict__["gateways"] = type(gateways)(email=gateways.email, sms=Refusing(gateways.sms, lambda number: True))
+    with pytest.raises(RunError, match="is held"):
+        here.send_due(running)
 
 
 def test_the_table_has_every_state_and_ends_where_it_says():

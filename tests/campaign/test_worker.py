@@ -199,3 +199,17 @@ def test_a_run_whose_first_step_was_killed_goes_on_without_waiting_for_the_next_
     states = {row.state for ref, row in here.rows().items() if ref.step_no == 1}
     assert states <= {"accepted", "unknown"}
     require_nobody_twice(here)
+
+
+@pytest.mark.parametrize("plan", [LETTER, TEXT], ids=["email", "sms"])
+def test_a_limited_sender_takes_a_second_s_worth_at_most_and_sends_everything(rehearse, plan):
+    here = rehearse(crowd(25))
+    limited = {"email": here.settings.email.model_copy(update={"rate": 10})}
+    limited["sms"] = here.settings.sms.model_copy(update={"rate": 10})
+    running = here.ready(plan, settings=here.settings.model_copy(update=limited))
+    assert here.send_due(running).accepted == 25
+    with here.store.read() as connection:
+        claimed = connection.execute(select(batches.c.claimed)).scalars().all()
+    assert sum(claimed) == 25
+    assert max(claimed) <= 10
+    here.require_balance(running)

@@ -1,0 +1,387 @@
+"""Explaining one person: every decision the ledger holds about them, with its rule and its time.
+
+Shows addresses and texts to whoever asks at a terminal, and to nobody else: nothing here is logged or raised.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, union
+
+from commplan import consent
+from commplan.audience.address import read_email, read_phone
+from commplan.clock import Clock
+from commplan.consent import Contact, Suppression
+from commplan.content import fill
+from commplan.errors import InputError, RunError
+from commplan.ids import AddressKey, MessageRef, RunId, TokenPurpose
+from commplan.ledger.run import plan_of
+from commplan.ledger.schedule import zones_of
+from commplan.plan import Plan, Touch
+from commplan.settings import Settings
+from commplan.store import Store
+from commplan.store.tables import (
+    answers,
+    attempts,
+    batches,
+    conversions,
+    enrolments,
+    message_values,
+    messages,
+    receipts,
+    recipients,
+    replies,
+    runs,
+    skeletons,
+    suppressions,
+)
+from commplan.suppression import active
+from commplan.terms import Channel, MessageState, Reason
+
+#: The rule behind each reason that a message was not sent or failed, for people.
+RULES: dict[Reason, str] = {
+    Reason.NO_EMAIL: "the source has no email address for this person",
+    Reason.INVALID_EMAIL: "no provider would take the email address",
+    Reason.NO_PHONE: "the source has no phone number for this person",
+    Reason.INVALID_PHONE: "the phone number cannot get a text",
+    Reason.INVALID_ROW: "the source's row cannot be used",
+    Reason.SAME_ADDRESS: "somebody else in this step has the same address: it is written to once",
+    Reason.ALREADY_ENROLLED: "audience.enroll: this person went through the plan before",
+    Reason.RECENTLY_SENT: "audience.min_gap: the same step went to this person a short while ago",
+    Reason.NO_CONSENT: "the consent that the purpose needs is not on record",
+    Reason.SKIPPED_SEGMENT: "by_segment: the step leaves this segment out",
+    Reason.NOT_ON_ALLOW_LIST: "only the allow list may be written to here",
+    Reason.HARD_BOUNCE: "mail to this address came back for good",
+    Reason.INVALID_NUMBER: "the provider says that the number gets no texts",
+    Reason.SPAM_REPORT: "the person reported a message as spam",
+    Reason.STOP: "the person replied STOP",
+    Reason.UNSUBSCRIBED: "the person unsubscribed",
+    Reason.NEVER_CONTACT: "somebody decided that this address is never written to",
+    Reason.CONDITION_FALSE: "when: the condition did not hold",
+    Reason.CONDITION_UNKNOWN: "when: nobody knows whether it holds, as the earlier message was not delivered",
+    Reason.EARLIER_STEP_NOT_SENT: "after: the earlier step was never sent to this person",
+    Reason.LEFT_AUDIENCE: "the audience's query no longer returns this person",
+    Reason.TOO_LATE: "not_after: it was too late to send it",
+    Reason.RUN_CANCELLED: "the run was cancelled",
+    Reason.RUN_ENDED: "the run ended before it was its turn",
+    Reason.REJECTED: "the provider refused it",
+    Reason.BOUNCED: "it came back for good",
+    Reason.BLOCKED: "it was refused this time",
+    Reason.DROPPED: "the provider did not try",
+    Reason.UNDELIVERED: "it could not be delivered",
+}
+_YES_NO = {True: "yes", False: "no", None: "nothing on record"}
+_RESPONSES = ("opened_at", "clicked_at", "replied_at", "answered_at", "opted_out_at", "complained_at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One thing that was decided or happened; `at` is plan time, None for what holds throughout."""
+
+    at: datetime | None
+    what: str = field(repr=False)
+    rule: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One step's message to the person: what was decided, and the text as it was frozen for them."""
+
+    step: str
+    channel: Channel
+    state: MessageState
+    decisions: tuple[Decision, ...]
+    subject: str | None = field(repr=False)
+    text: str | None = field(repr=False)
+    stop: str = field(repr=False)  #: how the person, or somebody for them, ends it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The person in one run."""
+
+    run_key: str
+    state: str
+    people: str
+    contact_id: str = field(repr=False)
+    addresses: tuple[str, ...] = field(repr=False)
+    decisions: tuple[Decision, ...]
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """All that is on record: what is on the suppression list, and each run, newest first."""
+
+    suppressions: tuple[Decision, ...]
+    runs: tuple[Part, ...]
+
+
+def explain(
+    store: Store, settings: Settings, *, address: str | None = None, contact: str | None = None, key: str | None = None
+) -> Explanation:
+    """Return every decision about the person with an address, or called ``people:id``; in all runs, or that of `key`.
+
+    InputError when neither can be read, RunError when nothing is on record. Reads only.
+    """
+    keys = [] if address is None else _keys(store, settings, address)
+    who = None if contact is None else _contact(contact)
+    with store.read() as connection:
+        teller = _Teller(connection, store, settings)
+        rows = _recipients(connection, keys, who, key)
+        parts = [teller.part(row) for row in rows]
+        known = {Contact(people=row.people, contact_id=row.contact_id) for row in rows}
+        keys += [found for row in rows for found in (row.email_key, row.phone_key) if found is not None]
+        if who is not None:
+            known.add(who)
+        listed = teller.listed(keys, known)
+    if not parts and not listed:
+        raise RunError("nothing is on record about this person" + (f" in {key}" if key else ""))
+    return Explanation(suppressions=tuple(listed), runs=tuple(parts))
+
+
+def _keys(store: Store, settings: Settings, address: str) -> list[AddressKey]:
+    if email := read_email(address.strip()):
+        return [store.keyring.address_key(Channel.EMAIL, email.casefold())]
+    if phone := read_phone(address.strip(), settings.default_region):
+        return [store.keyring.address_key(Channel.SMS, phone[0])]
+    raise InputError.one("--address", "it is neither an email address nor a phone number", "write a number as +47…")
+
+
+def _contact(text: str) -> Contact:
+    people, colon, contact_id = text.partition(":")
+    if not (people and colon and contact_id):
+        raise InputError.one("--contact", "it does not say whose id it is", "write customers:17")
+    return Contact(people=people, contact_id=contact_id)
+
+
+def _recipients(
+    connection: Connection, keys: Sequence[AddressKey], who: Contact | None, key: str | None
+) -> Sequence[Row[Any]]:
+    """Return the person's rows, newest run first: by the address they have, or that a message of theirs went to."""
+    of_runs = select(runs.c.run_id) if key is None else select(runs.c.run_id).where(runs.c.run_key == key)
+    person = select(recipients.c.run_id, recipients.c.seq).where(recipients.c.run_id.in_(of_runs))
+    ways = [
+        person.where(recipients.c.email_key.in_(keys)),
+        person.where(recipients.c.phone_key.in_(keys)),
+        select(messages.c.run_id, messages.c.seq).where(
+            messages.c.address_key.in_(keys), messages.c.run_id.in_(of_runs)
+        ),
+    ]
+    if who is not None:
+        ways = [person.where(recipients.c.people == who.people, recipients.c.contact_id == who.contact_id)]
+    # Each way by an index of its own, where one condition with OR would read every snapshot.
+    found = union(*ways).subquery("found")
+    return connection.execute(
+        select(recipients, runs.c.run_key, runs.c.plan, runs.c.state.label("run_state"), runs.c.snapshot_at)
+        .join(found, (found.c.run_id == recipients.c.run_id) & (found.c.seq == recipients.c.seq))
+        .join(runs, runs.c.run_id == recipients.c.run_id)
+        .order_by(recipients.c.run_id.desc(), recipients.c.seq)
+    ).all()
+
+
+class _Teller:
+    """Tells what one store holds about people, in one read."""
+
+    def __init__(self, connection: Connection, store: Store, settings: Settings) -> None:
+        self._connection = connection
+        self._store = store
+        self._public = settings.public_url
+
+    def listed(self, keys: Sequence[AddressKey], known: set[Contact]) -> list[Decision]:
+        """Return what the suppression list says, or said, about addresses and people."""
+        of_person = [
+            and_(suppressions.c.people == who.people, suppressions.c.contact_id == who.contact_id) for who in known
+        ]
+        rows = self._connection.execute(
+            select(suppressions)
+            .where(or_(suppressions.c.address_key.in_(keys), *of_person))
+            .order_by(suppressions.c.at, suppressions.c.suppression_id)
+        )
+        found = []
+        for row in rows:
+            about = "the address" if row.people is None else f"{row.people} {row.contact_id}"
+            lifted = f", lifted {row.lifted_at:%Y-%m-%d %H:%M} UTC" if row.lifted_at is not None else ""
+            what = f"{row.channel}: {about} is suppressed ({row.reason}, scope {row.scope}{lifted})"
+            found.append(Decision(at=row.at, what=what, rule=f"{RULES[Reason(row.reason)]}; said by {row.source}"))
+        return found
+
+    def part(self, row: Row[Any]) -> Part:
+        """Return the person of a recipient's row in its run."""
+        plan = plan_of(self._connection, RunId(row.run_id))
+        rows = self._connection.execute(
+            select(messages)
+            .where(messages.c.run_id == row.run_id, messages.c.seq == row.seq)
+            .order_by(messages.c.step_no)
+        ).all()
+        return Part(
+            run_key=row.run_key,
+            state=row.run_state,
+            people=row.people,
+            contact_id=row.contact_id,
+            addresses=tuple(filter(None, (row.email, row.phone))),
+            decisions=tuple(self._of_run(plan, row)),
+            messages=tuple(self._message(plan, row, message) for message in rows),
+        )
+
+    def _of_run(self, plan: Plan, row: Row[Any]) -> Iterator[Decision]:
+        audience, at = plan.audience, row.snapshot_at
+        yield Decision(at=at, what="found in the audience", rule="audience.source")
+        rule = next((f"if: {each.condition}" for each in audience.segments if each.name == row.segment), "")
+        segment = f"segment {row.segment}" if row.segment else "in no segment"
+        yield Decision(at=at, what=segment, rule=rule or "audience.segments: nothing else matched")
+        for channel, found, column in (
+            (Channel.EMAIL, row.email_consent, audience.contact.consent.email),
+            (Channel.SMS, row.sms_consent, audience.contact.consent.sms),
+        ):
+            need = consent.needs(plan.purpose, channel, plan.basis)
+            source = f"column {column}" if column else "no column of the source says it"
+            what = f"consent to {channel}: {_YES_NO[found]} ({source})"
+            yield Decision(at=at, what=what, rule=f"a {plan.purpose} message by {channel} needs {need.value}")
+        place = self._connection.execute(
+            select(enrolments).where(
+                enrolments.c.plan == row.plan,
+                enrolments.c.people == row.people,
+                enrolments.c.contact_id == row.contact_id,
+            )
+        ).one_or_none()
+        if place is not None:
+            whose = "this run" if place.run_id == row.run_id else "another run"
+            what = f"place in the plan {place.state} for {whose}"
+            yield Decision(at=place.at, what=what, rule=f"audience.enroll: {audience.enroll}")
+        if row.excluded is not None:
+            yield Decision(at=at, what="left out of the whole run", rule=RULES[Reason(row.excluded)])
+        if row.left_at is not None:
+            yield Decision(at=row.left_at, what="left the audience", rule=RULES[Reason.LEFT_AUDIENCE])
+        for found in self._connection.execute(
+            select(conversions).where(conversions.c.run_id == row.run_id, conversions.c.seq == row.seq)
+        ):
+            yield Decision(at=found.at, what=f"converted: {found.name}", rule=f"conversions.{found.name}")
+
+    def _message(self, plan: Plan, row: Row[Any], message: Row[Any]) -> Message:
+        touch = plan.touch(message.step_no, row.segment)
+        happened = [*self._sending(message), *self._heard(message)]
+        subject, text = self._text(message)
+        return Message(
+            step=touch.step,
+            channel=Channel(message.channel),
+            state=MessageState(message.state),
+            decisions=(
+                *self._planned(plan, touch, row, message),
+                *sorted(happened, key=lambda one: one.at or row.snapshot_at),
+                self._outcome(row, message),
+            ),
+            subject=subject,
+            text=text,
+            stop=self._stop(message),
+        )
+
+    def _planned(self, plan: Plan, touch: Touch, row: Row[Any], message: Row[Any]) -> Iterator[Decision]:
+        zones = zones_of(row.zone, row.country, plan.zone)
+        if touch.window is not None:
+            known = "their own" if row.zone else f"{len(zones)} that they may be in" if len(zones) > 1 else "the plan's"
+            where = f"{zones[0]}" + (" …" if len(zones) > 1 else "")
+            yield Decision(at=None, what=f"may arrive {touch.window} in {where}", rule=f"window; zone: {known}")
+        step = plan.sequence[message.step_no - 1]
+        if step.when is not None:
+            yield Decision(at=None, what=f"only if {step.when}", rule="when")
+        if message.due_at is not None:
+            waits = plan.follows(message.step_no)
+            after = f"wait after {plan.sequence[waits - 1].step}" if waits is not None else "start of the run"
+            yield Decision(at=message.due_at, what="due", rule=f"{after}, moved into the window")
+        if message.not_after is not None:
+            yield Decision(at=message.not_after, what="not to be sent after this", rule="not_after")
+
+    def _sending(self, message: Row[Any]) -> Iterator[Decision]:
+        clock: Clock = self._store.clock
+        if message.batch_id is not None:
+            batch = self._connection.execute(
+                select(batches).where(batches.c.batch_id == message.batch_id)
+            ).one_or_none()
+            if batch is not None:
+                what = f"in batch {batch.batch_id} with {batch.claimed - 1:,} others, by {batch.worker}"
+                yield Decision(at=None, what=what, rule="claimed when due; last look passed before each request")
+        mine = and_(
+            receipts.c.run_id == message.run_id, receipts.c.step_no == message.step_no, receipts.c.seq == message.seq
+        )
+        told = select(receipts.c.attempt_id).where(mine)
+        for row in self._connection.execute(
+            select(attempts)
+            .where(or_(attempts.c.attempt_id == message.attempt_id, attempts.c.attempt_id.in_(told)))
+            .order_by(attempts.c.wire_machine)
+        ):
+            given = [f"status {row.status}" if row.status else "", f"code {row.code}" if row.code else ""]
+            given.append(f"provider id {row.provider_id}" if row.provider_id else "")
+            what = ", ".join(filter(None, [f"request {row.attempt_id}: {row.outcome}", *given]))
+            closed = f"answered {clock.at(row.closed_machine):%H:%M:%S}" if row.closed_machine else "no answer"
+            yield Decision(at=row.wire_at, what=what, rule=f"carried {row.messages:,} messages; {closed}")
+
+    def _heard(self, message: Row[Any]) -> Iterator[Decision]:
+        def mine(table: Any) -> ColumnElement[bool]:
+            return and_(
+                table.c.run_id == message.run_id, table.c.step_no == message.step_no, table.c.seq == message.seq
+            )
+
+        for row in self._connection.execute(select(receipts).where(mine(receipts)).order_by(receipts.c.at)):
+            what = f"{row.provider} says {row.kind}" + (f", code {row.code}" if row.code else "")
+            yield Decision(at=row.at, what=what, rule=f"receipt, received {row.received_at:%Y-%m-%d %H:%M} UTC")
+        for row in self._connection.execute(select(replies).where(mine(replies)).order_by(replies.c.at)):
+            yield Decision(at=row.at, what=f"replied: {row.text}", rule="reply")
+        for row in self._connection.execute(select(answers).where(mine(answers))):
+            said = " ".join(filter(None, [None if row.score is None else str(row.score), row.text]))
+            yield Decision(at=row.changed_at, what=f"answered: {said}", rule="ask")
+        for name in _RESPONSES:
+            at = getattr(message, name)
+            if at is not None:
+                yield Decision(at=at, what=f"counts as {name.removesuffix('_at').replace('_', ' ')}", rule="first told")
+
+    def _outcome(self, row: Row[Any], message: Row[Any]) -> Decision:
+        moments = {
+            MessageState.ACCEPTED: message.accepted_at,
+            MessageState.DELIVERED: message.delivered_at,
+            MessageState.FAILED: message.failed_at,
+            MessageState.EXCLUDED: row.snapshot_at,
+        }
+        rule = RULES[Reason(message.reason)] if message.reason else ""
+        key = message.address_key or (row.email_key if message.channel == Channel.EMAIL else row.phone_key)
+        if message.reason in consent.BLOCKS and key is not None:
+            listed = active(
+                self._connection,
+                channel=Channel(message.channel),
+                address_key=key,
+                contact=Contact(people=row.people, contact_id=row.contact_id),
+            )
+            rule += _now(listed)
+        return Decision(at=moments.get(MessageState(message.state)), what=f"is {message.state}", rule=rule)
+
+    def _text(self, message: Row[Any]) -> tuple[str | None, str | None]:
+        row = self._connection.execute(
+            select(skeletons.c.subject, skeletons.c.text, skeletons.c.placeholders, message_values.c.slot_values)
+            .join(message_values, message_values.c.run_id == skeletons.c.run_id)
+            .where(
+                skeletons.c.run_id == message.run_id,
+                skeletons.c.skeleton_no == message.skeleton_no,
+                message_values.c.step_no == message.step_no,
+                message_values.c.seq == message.seq,
+            )
+        ).one_or_none()
+        if row is None:
+            return None, None
+        placeholders, values = json.loads(row.placeholders), json.loads(row.slot_values)
+        return fill(row.subject, placeholders, values) or None, fill(row.text, placeholders, values)
+
+    def _stop(self, message: Row[Any]) -> str:
+        if message.channel == Channel.SMS:
+            return "a reply of STOP ends texts to the number"
+        ref = MessageRef(RunId(message.run_id), message.step_no, message.seq)
+        token = self._store.keyring.token(TokenPurpose.UNSUBSCRIBE, ref)
+        return f"{self._public}/u/{token} is their unsubscribe page"
+
+
+def _now(listed: Sequence[Suppression]) -> str:
+    return "; in force now: " + ", ".join(entry.reason for entry in listed) if listed else "; nothing in force now"
