@@ -226,7 +226,7 @@ def _told(console: Console, what: str, done: str = "started") -> Iterator[None]:
 
 def _deploy(home: Path, environment: Mapping[str, str]) -> str:
     answer = subprocess.run(  # noqa: S603 (our own command)
-        python("-m", "flows.deployment"),
+        python("-m", "flows.deployment", "onboarding"),
         env=dict(environment),
         cwd=_ROOT,
         stdin=subprocess.DEVNULL,

@@ -133,4 +133,4 @@ def show_status(store: Store, key: str | None) -> bool:
     if due is not None:
         line += f"; next message due {due.at:%Y-%m-%d %H:%M} UTC"
     show(Text(line, style="bold"))
-    return run.state in (RunState.FINISHED, RunState.CANCELLED, RunState.HELD)
+    return run.state in (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED, RunState.HELD)

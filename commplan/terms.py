@@ -24,7 +24,7 @@ class Purpose(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a run is. `held` waits for a person; `finished` and `cancelled` are for ever."""
+    """Where a run is. `held` waits for a person; `finished`, `cancelled` and `superseded` are for ever."""
 
     FROZEN = "frozen"  #: plan and templates are stored; nobody has been looked up
     READY = "ready"  #: audience and content are frozen; every message has its row
@@ -32,6 +32,7 @@ class RunState(StrEnum):
     HELD = "held"
     FINISHED = "finished"
     CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"  #: began so late that the plan's next occurrence was due; it has sent nothing
 
 
 class MessageState(StrEnum):

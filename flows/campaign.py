@@ -8,25 +8,31 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from prefect import flow, get_run_logger, task
+from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import deployment as this_deployment
 from prefect.runtime import flow_run as this_flow_run
+from prefect.states import Completed
 
 from commplan import archive
 from commplan import campaign as work
 from commplan.campaign import Campaign
 from commplan.dispatch import Tally
-from commplan.errors import InputError
+from commplan.errors import InputError, StoreError
+from commplan.heartbeat import beating
 from commplan.ledger.claim import Shard
 from commplan.settings import load_settings
 from commplan.store import open_store
 from commplan.terms import RunState
 from flows.artifacts import publish_evaluation
 from flows.guard import guarded
-from flows.waits import wait_until
+from flows.orchestrator import newer_occasion
+from flows.waits import hand_back, wait_until
 
 #: Plan time until the organisation's database is asked again after it did not answer.
 SOURCE_PATIENCE = timedelta(minutes=10)
+#: Machine time until a run that the store did not serve is tried again.
+STORE_PATIENCE = timedelta(minutes=1)
 
 
 def _name_of_run() -> str:
@@ -37,7 +43,7 @@ def _name_of_run() -> str:
 
 @flow(name="campaign", flow_run_name=_name_of_run, retries=0, persist_result=False)
 @guarded
-def campaign(plan: str, run_key: str | None = None) -> None:
+def campaign(plan: str, run_key: str | None = None) -> State[None] | None:
     """Carry a communication plan from its file to its evaluation.
 
     Args:
@@ -46,6 +52,22 @@ def campaign(plan: str, run_key: str | None = None) -> None:
             evaluation; it never writes to anybody twice. Left out: the time this run was scheduled for.
     """
     running = prepare(plan, run_key)
+    newer = newer_occasion() if running.state is RunState.FROZEN else None
+    if newer is not None and running.give_way(newer.scheduled):
+        return Completed(name="Superseded", message=running.standing)
+    with beating(running, watches_upkeep=this_deployment.id is not None):
+        try:
+            carry(running)
+        except StoreError as error:
+            # No room, or no database, is nothing that a person has to be asked about: the ledger knows what was done.
+            get_run_logger().error("%s; the run goes on in a minute", error)
+            hand_back(datetime.now(UTC) + STORE_PATIENCE, name="AwaitingStore")
+            raise
+    return None
+
+
+def carry(running: Campaign) -> None:
+    """Carry a run on from where it is to its evaluation; Prefect's Pause when it is handed back to wait."""
     clock, tell = running.store.clock, get_run_logger().info
     wait_until(clock, clock.origin, tell=tell)
     if running.state is RunState.FROZEN:
@@ -77,6 +99,7 @@ def prepare(plan: str, run_key: str | None) -> Campaign:
         occurrence=run_key,
         scheduled=this_flow_run.scheduled_start_time or datetime.now(UTC),
         flow_run_id=str(this_flow_run.id),
+        deployment_id=this_deployment.id,
     )
     if running.state is RunState.FROZEN:
         running.require_providers()

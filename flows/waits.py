@@ -24,22 +24,30 @@ LONGEST_SLEEP = 60.0
 def wait_until(clock: Clock, moment: datetime, *, tell: Callable[[str], None]) -> None:
     """Return when plan time has reached `moment`; in the flow's body only.
 
-    Raises Prefect's Pause, for the engine, when the wait is long and a worker can bring the run back: everything
-    before this call is then done again from the top and must find its work done. A run in the foreground has no
-    worker and sleeps, however long.
+    When the wait is long and a worker can bring the run back, it is handed back: everything before this call is then
+    done again from the top and must find its work done. A run in the foreground sleeps, however long.
     """
     left = clock.seconds_until(moment)
     if left <= 0:
         return
     tell(f"waiting until {moment:%Y-%m-%d %H:%M} UTC")
-    context = FlowRunContext.get()
-    deployed = context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
-    if left > LONGEST_SLEEP and deployed and context is not None and context.flow_run is not None:
-        due = datetime.fromtimestamp(clock.machine(moment), UTC)
-        with get_client(sync_client=True) as client:
-            answer: OrchestrationResult[object] = client.set_flow_run_state(
-                context.flow_run.id, Scheduled(scheduled_time=due, name="Waiting"), force=True
-            )
-        raise Pause(state=answer.state)
+    if left > LONGEST_SLEEP:
+        hand_back(datetime.fromtimestamp(clock.machine(moment), UTC), name="Waiting")
     while (left := clock.seconds_until(moment)) > 0:
         time.sleep(min(left, LONGEST_SLEEP))
+
+
+def hand_back(due: datetime, *, name: str) -> None:
+    """Give the run back to the scheduler until `due`, machine time; in the flow's body only.
+
+    Does not return where a worker can bring the run back: raises Prefect's Pause, for the engine. A run in the
+    foreground has no worker, and goes on.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return
+    with get_client(sync_client=True) as client:
+        answer: OrchestrationResult[object] = client.set_flow_run_state(
+            context.flow_run.id, Scheduled(scheduled_time=due, name=name), force=True
+        )
+    raise Pause(state=answer.state)
