@@ -15,6 +15,7 @@ from commplan import notice
 from commplan.ledger import run as ledger_run
 from commplan.ledger.hold import hold
 from commplan.ledger.revival import (
+    MOST_STARTS,
     SILENCE,
     Decision,
     Sighting,
@@ -24,6 +25,7 @@ from commplan.ledger.revival import (
     decide,
     silent_runs,
     take_up,
+    unknown_to_ledger,
 )
 from commplan.store import Store
 
@@ -35,6 +37,12 @@ class Orchestrator(Protocol):
 
     def look(self, flow_runs: Sequence[tuple[str, str]]) -> Sequence[Sighting]:
         """Return how these flow runs stand, given as (flow run, deployment), in the same order."""
+
+    def strays(self, *, silence: timedelta, most_starts: int) -> Sequence[Sighting]:
+        """Return the flow runs of campaigns that died, or have been on their way for longer than `silence`.
+
+        Those that were started `most_starts` times are left out.
+        """
 
     def start_again(self, seen: Sighting) -> bool:
         """Schedule a flow run for now if it is still as it was seen; tell whether it was."""
@@ -69,6 +77,9 @@ def revive(
             done.cancelled += 1
         elif decision.verdict is Verdict.HOLD:
             done.held += _hold(store, run, decision, environ)
+    for stray in unknown_to_ledger(store, orchestrator.strays(silence=silence, most_starts=MOST_STARTS)):
+        # It died before it could write down which run it carries; nothing of it is in the ledger.
+        done.revived += orchestrator.start_again(stray)
     return done
 
 

@@ -6,13 +6,14 @@ Never touches a process it did not start.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -21,6 +22,14 @@ from commplan.errors import CommplanError
 
 #: What a child inherits from the user's environment; everything else is given to it on purpose.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM", "SYSTEMROOT", "LD_LIBRARY_PATH")
+
+
+#: Seconds after which a child counts as having come up, and the longest pause before it is started again.
+_LIVED = 60.0
+_LONGEST_PAUSE = 60.0
+
+#: Linux: orphans of our children become ours.
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class ChildError(CommplanError):
@@ -33,11 +42,14 @@ def clean_environment(extra: Mapping[str, str], environ: Mapping[str, str] = os.
     return {**kept, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1", "NO_PROXY": "*", **extra}
 
 
-def listen() -> socket.socket:
-    """Return a socket bound to a free loopback port, to be handed to the child that will answer there."""
+def listen(port: int = 0) -> socket.socket:
+    """Return a socket bound to a loopback port, a free one if none is asked for, for the child that will answer there.
+
+    OSError when the port is taken.
+    """
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", 0))
+    bound.bind(("127.0.0.1", port))
     bound.listen(256)
     bound.set_inheritable(True)
     return bound
@@ -52,11 +64,16 @@ def free_port() -> int:
 
 @dataclass(slots=True)
 class Child:
-    """One started process and the file that its output goes to."""
+    """One started process, the file that its output goes to, and how it is started again if it is to stay."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    again: Callable[[], subprocess.Popen[bytes]] | None = None
+    began: float = field(default_factory=time.monotonic)
+    #: Times in a row that it ended soon after it was started, and when it is started next.
+    failures: int = 0
+    due: float | None = None
 
     def require_alive(self) -> None:
         """Raise ChildError with where to look, if the process has ended."""
@@ -80,6 +97,7 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._interrupt)
         self.logs.mkdir(parents=True, exist_ok=True)
+        _adopt_orphans()
         return self
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -95,24 +113,58 @@ class Supervisor:
             signal.signal(number, handler)
 
     def start(
-        self, name: str, command: Sequence[str], *, environment: Mapping[str, str], cwd: Path, fds: Sequence[int] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cwd: Path,
+        fds: Sequence[int] = (),
+        stays: bool = False,
     ) -> Child:
-        """Start a process in a session of its own; its output goes to ``<logs>/<name>.log``."""
+        """Start a process in a session of its own; its output goes to ``<logs>/<name>.log``.
+
+        One that `stays` is started again by `tend` when it has ended; sockets in `fds` must stay open for that.
+        """
         log = self.logs / f"{name}.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(  # noqa: S603 (our own commands)
-                list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                cwd=cwd,
-                pass_fds=tuple(fds),
-                start_new_session=True,
-            )
-        child = Child(name, process, log)
+
+        def spawn() -> subprocess.Popen[bytes]:
+            with log.open("ab") as output:
+                return subprocess.Popen(  # noqa: S603 (our own commands)
+                    list(command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=dict(environment),
+                    cwd=cwd,
+                    pass_fds=tuple(fds),
+                    start_new_session=True,
+                )
+
+        child = Child(name, spawn(), log, again=spawn if stays else None)
         self.children.append(child)
         return child
+
+    def tend(self) -> list[str]:
+        """Start again what was to stay and has ended; return the names of those that were. Call it every second.
+
+        The pause before it doubles from one second to a minute while a child ends within a minute of its start.
+        """
+        started = []
+        for child in self.children:
+            if child.again is None or child.process.poll() is None:
+                continue
+            now = time.monotonic()
+            if child.due is None:
+                child.failures = child.failures + 1 if now - child.began < _LIVED else 0
+                child.due = now + min(2.0**child.failures, _LONGEST_PAUSE)
+            if now >= child.due:
+                # What it left behind may hold its port. Flow runs have sessions of their own and go on.
+                _signal(child, signal.SIGKILL)
+                child.process, child.began, child.due = child.again(), now, None
+                started.append(child.name)
+        _reap({child.process.pid for child in self.children})
+        return started
 
     def wait_for(self, child: Child, is_ready: Callable[[], bool], *, seconds: float) -> None:
         """Return when a child is ready; ChildError when it ends first or takes longer than `seconds`."""
@@ -137,6 +189,7 @@ class Supervisor:
         Interrupt, then terminate, then kill; what is left of a child's session is killed in any case.
         """
         for child in reversed(self.children):
+            child.again = None
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
                 _signal(child, number)
                 try:
@@ -146,6 +199,7 @@ class Supervisor:
                     continue
             _signal(child, signal.SIGKILL)
         self.children.clear()
+        end_descendants()
 
 
 def _signal(child: Child, number: signal.Signals) -> None:
@@ -153,6 +207,19 @@ def _signal(child: Child, number: signal.Signals) -> None:
         os.killpg(child.process.pid, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what a killed child leaves behind, so that it ends with us (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _reap(known: Collection[int]) -> None:
+    """Take note of the end of adopted processes; those of `known` are waited for elsewhere."""
+    for pid in [pid for pid, parent in _parents().items() if parent == os.getpid() and pid not in known]:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def _parents() -> dict[int, int]:

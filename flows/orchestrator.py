@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from prefect import get_client
@@ -12,8 +12,12 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
@@ -23,6 +27,10 @@ from prefect.states import Scheduled
 
 from commplan.ledger.occasion import Occasion, newer_due
 from commplan.ledger.revival import FlowState, Sighting
+
+#: Why a flow run that wrote nothing down may never come back, and for how long it is worth starting again.
+_ASTRAY = (StateType.CRASHED, StateType.PENDING, StateType.RUNNING)
+_REMEMBERED = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,29 @@ class PrefectOrchestrator:
         except ObjectNotFound:
             return Sighting(flow_run_id=flow_run_id, state=FlowState.FOREIGN)
         return Sighting(flow_run_id=flow_run_id, state=FlowState.DELETED)
+
+    def strays(self, *, silence: timedelta, most_starts: int) -> list[Sighting]:
+        """Return the campaigns' flow runs of the last day that died, or are on their way for longer than `silence`.
+
+        Those that were started `most_starts` times are left out.
+        """
+        now = datetime.now(UTC)
+        found = self.client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=["campaign"])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_ASTRAY))),
+                expected_start_time=FlowRunFilterExpectedStartTime(after_=now - _REMEMBERED, before_=now),
+            ),
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        )
+        return [
+            _sighting(run)
+            for run in found
+            if run.deployment_id is not None
+            and run.run_count < most_starts
+            and run.state is not None
+            and now - run.state.timestamp > silence
+        ]
 
     def start_again(self, seen: Sighting) -> bool:
         """Schedule a flow run for now if it is still as it was seen; tell whether it was."""

@@ -165,6 +165,17 @@ def silent_runs(store: Store, *, silence: timedelta = SILENCE) -> list[Silent]:
     return list(silent.values())
 
 
+def unknown_to_ledger(store: Store, seen: Sequence[Sighting]) -> list[Sighting]:
+    """Return those flow runs that carry no run of the ledger."""
+    with store.read() as connection:
+        known = set(
+            connection.execute(
+                select(flow_runs.c.flow_run_id).where(flow_runs.c.flow_run_id.in_([one.flow_run_id for one in seen]))
+            ).scalars()
+        )
+    return [one for one in seen if one.flow_run_id not in known]
+
+
 def take_up(store: Store, run_id: RunId, *, silence: timedelta = SILENCE) -> bool:
     """Take a silent run up before it is started again, so that nobody else does; tell whether it is ours.
 
