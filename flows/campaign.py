@@ -51,18 +51,21 @@ def campaign(plan: str, run_key: str | None = None) -> State[None] | None:
         run_key: Names this occurrence of the plan. Starting the same key again continues that run or shows its
             evaluation; it never writes to anybody twice. Left out: the time this run was scheduled for.
     """
-    running = prepare(plan, run_key)
-    newer = newer_occasion() if running.state is RunState.FROZEN else None
-    if newer is not None and running.give_way(newer.scheduled):
-        return Completed(name="Superseded", message=running.standing)
-    with beating(running, watches_upkeep=this_deployment.id is not None):
-        try:
+    known = this_flow_run.run_count > 1
+    try:
+        running = prepare(plan, run_key)
+        known = True
+        newer = newer_occasion() if running.state is RunState.FROZEN else None
+        if newer is not None and running.give_way(newer.scheduled):
+            return Completed(name="Superseded", message=running.standing)
+        with beating(running, watches_upkeep=this_deployment.id is not None):
             carry(running)
-        except StoreError as error:
-            # No room, or no database, is nothing that a person has to be asked about: the ledger knows what was done.
+    except StoreError as error:
+        # At the very first start a wrong setting is likelier than a full disk or a database that is away for a while.
+        if known:
             get_run_logger().error("%s; the run goes on in a minute", error)
             hand_back(datetime.now(UTC) + STORE_PATIENCE, name="AwaitingStore")
-            raise
+        raise
     return None
 
 

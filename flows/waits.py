@@ -5,10 +5,12 @@ A short wait sleeps. A long one gives the run back to the scheduler, which start
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import httpx
 from prefect import get_client
 from prefect.client.schemas import OrchestrationResult
 from prefect.context import FlowRunContext
@@ -19,6 +21,10 @@ from commplan.clock import Clock
 
 #: Machine seconds that a process may be held by a wait.
 LONGEST_SLEEP = 60.0
+#: Machine seconds until a server that did not answer is asked again.
+_SERVER_PATIENCE = 5.0
+
+_LOG = logging.getLogger("commplan.waits")
 
 
 def wait_until(clock: Clock, moment: datetime, *, tell: Callable[[str], None]) -> None:
@@ -40,14 +46,20 @@ def wait_until(clock: Clock, moment: datetime, *, tell: Callable[[str], None]) -
 def hand_back(due: datetime, *, name: str) -> None:
     """Give the run back to the scheduler until `due`, machine time; in the flow's body only.
 
-    Does not return where a worker can bring the run back: raises Prefect's Pause, for the engine. A run in the
-    foreground has no worker, and goes on.
+    Where a worker can bring the run back it raises Prefect's Pause, for the engine, as soon as the server answers;
+    it returns when that took until `due`. A run in the foreground has no worker, and goes on at once.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
         return
-    with get_client(sync_client=True) as client:
-        answer: OrchestrationResult[object] = client.set_flow_run_state(
-            context.flow_run.id, Scheduled(scheduled_time=due, name=name), force=True
-        )
-    raise Pause(state=answer.state)
+    while datetime.now(UTC) < due:
+        try:
+            with get_client(sync_client=True) as client:
+                answer: OrchestrationResult[object] = client.set_flow_run_state(
+                    context.flow_run.id, Scheduled(scheduled_time=due, name=name), force=True
+                )
+        except httpx.HTTPError:
+            _LOG.warning("the Prefect server does not answer; the run is handed back when it does")
+            time.sleep(_SERVER_PATIENCE)
+            continue
+        raise Pause(state=answer.state)

@@ -105,6 +105,10 @@ class Installation:
         """Return the type of a flow run's state."""
         return str(self.ask("GET", f"/flow_runs/{flow_run}")["state"]["type"])
 
+    def state_name(self, flow_run: str) -> str:
+        """Return the name of a flow run's state."""
+        return str(self.ask("GET", f"/flow_runs/{flow_run}")["state"]["name"])
+
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask the store."""
         connection = sqlite3.connect(f"file:{self.home / 'store.sqlite'}?mode=ro", uri=True, timeout=30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 
 import pytest
@@ -76,6 +77,16 @@ def test_a_receiver_that_is_killed_loses_no_receipt(here: Installation) -> None:
         " WHERE run_key = 'delta@first' AND step_no = 2 AND delivered_at IS NOT NULL"
     )
     here.wait(lambda: here.rows(told)[0][0] > 0, why="receipts arrive again")
+
+
+def test_a_run_that_the_store_does_not_serve_goes_on_when_it_does(here: Installation) -> None:
+    flow_run = _under_way(here, "eta")
+    writer = sqlite3.connect(here.home / "store.sqlite", isolation_level=None, timeout=60)
+    writer.execute("BEGIN IMMEDIATE")
+    here.wait(lambda: here.state_name(flow_run) == "AwaitingStore", why="the run was handed back")
+    writer.execute("ROLLBACK")
+    writer.close()
+    _require_whole(here, "eta", silence=None)
 
 
 def test_a_run_that_always_dies_is_held_after_five_starts(here: Installation) -> None:
