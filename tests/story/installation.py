@@ -109,6 +109,14 @@ class Installation:
         """Return the name of a flow run's state."""
         return str(self.ask("GET", f"/flow_runs/{flow_run}")["state"]["name"])
 
+    def upkeep_turns(self) -> int:
+        """Return how often upkeep has been at work."""
+        wanted = {
+            "deployments": {"id": {"any_": [self.deployments["upkeep"]]}},
+            "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        }
+        return int(self.ask("POST", "/flow_runs/count", wanted))
+
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask the store."""
         connection = sqlite3.connect(f"file:{self.home / 'store.sqlite'}?mode=ro", uri=True, timeout=30)
@@ -135,24 +143,15 @@ class Installation:
 
     def flow_process(self, flow_run: str) -> int | None:
         """Return the process that executes a flow run."""
-        return next(iter(self._processes(lambda command, environ: flow_run.encode() in environ)), None)
+        return next((pid for pid, _, environ in _processes_of(self.home) if flow_run.encode() in environ), None)
 
     def child(self, *words: str) -> int | None:
         """Return the child of `commplan up` whose command has these words."""
         wanted = [word.encode() for word in words]
-        ours = self._processes(lambda command, environ: all(word in command.split(b"\0") for word in wanted))
-        return next((pid for pid in ours if _parent(pid) == self.process.pid), None)
-
-    def _processes(self, chosen: Callable[[bytes, bytes], bool]) -> list[int]:
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                command, environ = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
-            except OSError:
-                continue
-            if str(self.home).encode() in environ and chosen(command, environ):
-                found.append(int(folder.name))
-        return sorted(found)
+        for pid, command, _ in _processes_of(self.home):
+            if all(word in command.split(b"\0") for word in wanted) and _parent(pid) == self.process.pid:
+                return pid
+        return None
 
     def wait(
         self, holds: Callable[[], object], *, why: str, seconds: float = 240, silence: float | None = None
@@ -179,6 +178,17 @@ class Installation:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(json.loads(done.stdout))
+
+
+def _processes_of(home: Path) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield every process with this home in its environment: its id, its command, its environment."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environ = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"COMMPLAN_HOME={home}".encode() in environ.split(b"\0"):
+            yield int(folder.name), command, environ
 
 
 def _parent(pid: int) -> int:
@@ -228,3 +238,5 @@ def installed(home: Path) -> Iterator[Installation]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=120)
+    assert process.returncode == 0
+    assert not list(_processes_of(home)), "commplan up left processes behind"
