@@ -12,12 +12,12 @@ from datetime import timedelta
 from typing import Protocol
 
 from commplan import notice
+from commplan.errors import InputError
 from commplan.ledger import run as ledger_run
 from commplan.ledger.hold import hold
 from commplan.ledger.revival import (
     MOST_STARTS,
     SILENCE,
-    Decision,
     Sighting,
     Silent,
     Verdict,
@@ -75,8 +75,10 @@ def revive(
             ledger_run.cancel_run(store, run.run_id)
             _LOG.warning("a run is cancelled: its flow run was", extra={"run": run.run_key})
             done.cancelled += 1
-        elif decision.verdict is Verdict.HOLD:
-            done.held += _hold(store, run, decision, environ)
+        elif decision.verdict is Verdict.HOLD and hold(store, run.run_id, decision.reason):
+            _LOG.error("a silent run is held", extra={"run": run.run_key})
+            done.held += 1
+            _tell_owner(store, run, decision.reason, environ)
     for stray in unknown_to_ledger(store, orchestrator.strays(silence=silence, most_starts=MOST_STARTS)):
         # It died before it could write down which run it carries; nothing of it is in the ledger.
         done.revived += orchestrator.start_again(stray)
@@ -91,11 +93,12 @@ def _start_again(store: Store, orchestrator: Orchestrator, run: Silent, seen: Si
     return True
 
 
-def _hold(store: Store, run: Silent, decision: Decision, environ: Mapping[str, str]) -> bool:
-    if not hold(store, run.run_id, decision.reason):
-        return False
-    _LOG.error("a silent run is held", extra={"run": run.run_key})
-    with store.read() as connection:
-        plan = ledger_run.plan_of(connection, run.run_id)
-    notice.tell_owner(plan, environ, title=f"{run.run_key} is held", body=decision.reason)
-    return True
+def _tell_owner(store: Store, run: Silent, reason: str, environ: Mapping[str, str]) -> None:
+    try:
+        with store.read() as connection:
+            plan = ledger_run.plan_of(connection, run.run_id)
+    except InputError:
+        # A plan of an earlier version, which this one does not read; the other runs still have their turn.
+        _LOG.warning("a run's owner cannot be told: its plan is not readable", extra={"run": run.run_key})
+        return
+    notice.tell_owner(plan, environ, title=f"{run.run_key} is held", body=reason)

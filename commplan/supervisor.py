@@ -6,14 +6,13 @@ Never touches a process it did not start.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -27,9 +26,8 @@ _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TERM", "S
 #: Seconds after which a child counts as having come up, and the longest pause before it is started again.
 _LIVED = 60.0
 _LONGEST_PAUSE = 60.0
-
-#: Linux: orphans of our children become ours.
-_PR_SET_CHILD_SUBREAPER = 36
+#: Seconds that what a child left behind has to end when it is asked to.
+_ORPHANS_PATIENCE = 5.0
 
 
 class ChildError(CommplanError):
@@ -90,6 +88,8 @@ class Supervisor:
     children: list[Child] = field(default_factory=list)
     #: Highest resident memory seen of each child and its descendants, in bytes.
     peaks: dict[str, int] = field(default_factory=dict)
+    #: Every process seen below our children, with its start, by which it is told from a later one of the same id.
+    _families: set[tuple[int, int]] = field(default_factory=set)
     _before: dict[int, Callable[[int, FrameType | None], object] | int | None] = field(default_factory=dict)
 
     def __enter__(self) -> Supervisor:
@@ -97,7 +97,6 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._interrupt)
         self.logs.mkdir(parents=True, exist_ok=True)
-        _adopt_orphans()
         return self
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -163,7 +162,7 @@ class Supervisor:
                 _signal(child, signal.SIGKILL)
                 child.process, child.began, child.due = child.again(), now, None
                 started.append(child.name)
-        _reap({child.process.pid for child in self.children})
+        self._note_families()
         return started
 
     def wait_for(self, child: Child, is_ready: Callable[[], bool], *, seconds: float) -> None:
@@ -188,6 +187,7 @@ class Supervisor:
 
         Interrupt, then terminate, then kill; what is left of a child's session is killed in any case.
         """
+        self._note_families()
         for child in reversed(self.children):
             child.again = None
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
@@ -199,7 +199,24 @@ class Supervisor:
                     continue
             _signal(child, signal.SIGKILL)
         self.children.clear()
-        end_descendants()
+        self._end_families()
+
+    def _note_families(self) -> None:
+        parents = _parents()
+        seen = {pid for child in self.children for pid in _family(child.process.pid, parents)}
+        self._families = {(pid, start) for pid, start in self._families if _start_of(pid) == start}
+        self._families |= {(pid, start) for pid in seen if (start := _start_of(pid)) is not None}
+
+    def _end_families(self) -> None:
+        """End what our children left behind: the flow runs of a worker that was killed, say."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            left = [pid for pid, start in self._families if _start_of(pid) == start]
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            until = time.monotonic() + _ORPHANS_PATIENCE
+            while any(_start_of(pid) is not None for pid in left) and time.monotonic() < until:
+                time.sleep(0.05)
 
 
 def _signal(child: Child, number: signal.Signals) -> None:
@@ -207,19 +224,6 @@ def _signal(child: Child, number: signal.Signals) -> None:
         os.killpg(child.process.pid, number)
     except (ProcessLookupError, PermissionError):
         return
-
-
-def _adopt_orphans() -> None:
-    """Become the parent of what a killed child leaves behind, so that it ends with us (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _reap(known: Collection[int]) -> None:
-    """Take note of the end of adopted processes; those of `known` are waited for elsewhere."""
-    for pid in [pid for pid, parent in _parents().items() if parent == os.getpid() and pid not in known]:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
 
 
 def _parents() -> dict[int, int]:
@@ -230,6 +234,15 @@ def _parents() -> dict[int, int]:
         except (OSError, ValueError, IndexError):
             continue
     return parents
+
+
+def _start_of(pid: int) -> int | None:
+    """Return when a process was started, in ticks since boot; None when it has ended or the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
 
 
 def _family(pid: int, parents: Mapping[int, int]) -> list[int]:

@@ -65,9 +65,9 @@ def test_what_a_killed_child_leaves_behind_ends_with_the_supervisor(tmp_path: Pa
         child = supervisor.start("parent", python("-c", parent), environment=clean_environment({}), cwd=tmp_path)
         until(lambda: started.exists() and started.read_text())
         orphan = int(started.read_text())
+        supervisor.tend()
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.wait()
-        supervisor.tend()
         assert is_alive(orphan), "a flow run goes on without its worker"
     until(lambda: not is_alive(orphan))
 
