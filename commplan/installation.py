@@ -30,6 +30,8 @@ def prefect_settings(home: Path, url: str, *, poll: int) -> dict[str, str]:
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        # Kept in memory, what a flow run holds of its deployment's limit would be held for ever after a power cut.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_CLI_COLORS": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "commplan",
         "PREFECT_WORKER_QUERY_SECONDS": str(poll),

@@ -191,5 +191,5 @@ def dispatch(running: Campaign, step_no: int, shard: Shard) -> Tally:
 def evaluate(running: Campaign) -> None:
     """Judge the goals, and publish the evaluation in the UI and as files."""
     judged = running.evaluate()
-    publish_evaluation(judged)
     archive.write_report(running.settings, judged)
+    publish_evaluation(judged)

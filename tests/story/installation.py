@@ -145,6 +145,15 @@ class Installation:
         """Return the process that executes a flow run."""
         return next((pid for pid, _, environ in _processes_of(self.home) if flow_run.encode() in environ), None)
 
+    def upkeep_process(self) -> int | None:
+        """Return the process of an upkeep that holds the slot of its deployment."""
+        wanted = {
+            "deployments": {"id": {"any_": [self.deployments["upkeep"]]}},
+            "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
+        }
+        running = (self.flow_process(found["id"]) for found in self.ask("POST", "/flow_runs/filter", wanted))
+        return next(filter(None, running), None)
+
     def child(self, *words: str) -> int | None:
         """Return the child of `commplan up` whose command has these words."""
         wanted = [word.encode() for word in words]

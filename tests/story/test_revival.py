@@ -82,6 +82,25 @@ def test_a_receiver_that_is_killed_loses_no_receipt(here: Installation) -> None:
     here.wait(lambda: here.rows(told)[0][0] > 0, why="receipts arrive again")
 
 
+def test_after_a_power_cut_in_the_middle_of_upkeep_everything_is_at_work_again(here: Installation) -> None:
+    flow_run = _under_way(here, "iota", wait="PT55S")
+    here.wait(lambda: here.upkeep_process(), why="upkeep is at work")
+    # Upkeep holds the only slot of its deployment, and nobody is left to give it back.
+    killed = [
+        here.child("prefect", "server"),
+        here.child("worker-upkeep"),
+        here.child("worker-campaigns"),
+        here.child("serve"),
+        here.upkeep_process(),
+        here.flow_process(flow_run),
+    ]
+    for pid in filter(None, killed):
+        kill(pid)
+    turns = here.upkeep_turns()
+    here.wait(lambda: here.upkeep_turns() > turns, why="upkeep is at work again", seconds=600)
+    _require_whole(here, "iota", silence=None)
+
+
 def test_a_run_that_the_store_does_not_serve_goes_on_when_it_does(here: Installation) -> None:
     flow_run = _under_way(here, "eta")
     writer = sqlite3.connect(here.home / "store.sqlite", isolation_level=None, timeout=60)
