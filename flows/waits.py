@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import httpx
 from prefect import get_client
 from prefect.client.schemas import OrchestrationResult
+from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.states import Scheduled
@@ -47,7 +48,8 @@ def hand_back(due: datetime, *, name: str) -> None:
     """Give the run back to the scheduler until `due`, machine time; in the flow's body only.
 
     Where a worker can bring the run back it raises Prefect's Pause, for the engine, as soon as the server answers;
-    it returns when that took until `due`. A run in the foreground has no worker, and goes on at once.
+    it returns when that took until `due`. A run that a person has cancelled stays cancelled, and ends. A run in the
+    foreground has no worker, and goes on at once.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
@@ -55,6 +57,10 @@ def hand_back(due: datetime, *, name: str) -> None:
     while datetime.now(UTC) < due:
         try:
             with get_client(sync_client=True) as client:
+                # Force would undo a person's cancellation.
+                found = client.read_flow_run(context.flow_run.id).state
+                if found is not None and found.type in (StateType.CANCELLING, StateType.CANCELLED):
+                    raise Pause(state=found)
                 answer: OrchestrationResult[object] = client.set_flow_run_state(
                     context.flow_run.id, Scheduled(scheduled_time=due, name=name), force=True
                 )

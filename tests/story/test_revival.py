@@ -84,7 +84,7 @@ def test_a_receiver_that_is_killed_loses_no_receipt(here: Installation) -> None:
 
 def test_after_a_power_cut_in_the_middle_of_upkeep_everything_is_at_work_again(here: Installation) -> None:
     flow_run = _under_way(here, "iota", wait="PT55S")
-    here.wait(lambda: here.upkeep_process(), why="upkeep is at work")
+    here.wait(here.upkeep_process, why="upkeep is at work")
     # Upkeep holds the only slot of its deployment, and nobody is left to give it back.
     killed = [
         here.child("prefect", "server"),
