@@ -22,8 +22,8 @@ EVERY = 10.0
 
 
 @contextmanager
-def beating(running: Campaign, *, watches_upkeep: bool = False) -> Iterator[None]:
-    """Give signs of life for a run while the block lasts.
+def beating(running: Campaign, *, watches_upkeep: bool = False, every: float = EVERY) -> Iterator[None]:
+    """Give signs of life for a run while the block lasts, one `every` so many machine seconds.
 
     With `watches_upkeep` the plan's owner is told when upkeep has been silent for too long: nothing would bring the
     run back then.
@@ -32,7 +32,7 @@ def beating(running: Campaign, *, watches_upkeep: bool = False) -> Iterator[None
     _beat(running, watches_upkeep=False)
 
     def beat() -> None:
-        while not ended.wait(EVERY):
+        while not ended.wait(every):
             _beat(running, watches_upkeep=watches_upkeep)
 
     heart = threading.Thread(target=beat, name="heartbeat", daemon=True)

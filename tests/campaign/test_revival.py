@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -22,7 +26,8 @@ from commplan.ledger.hold import hold, resume
 from commplan.ledger.revival import FlowState, Sighting, silent_runs
 from commplan.reviver import Revival, revive
 from commplan.store.tables import runs
-from tests.campaign.conftest import LETTER, PAIR, Rehearsal, crowd
+from commplan.store.tables import upkeep as upkeep_row
+from tests.campaign.conftest import LETTER, PAIR, Rehearsal, crowd, until
 
 LONG_AGO = 1_000.0
 
@@ -222,3 +227,47 @@ def test_silence_of_upkeep_is_noticed_once(store):
     upkeep.at_work(store)
     assert not upkeep.fell_silent(store)
     assert upkeep.fell_silent(store, patience=patience)
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What owners were told, at the address that the environment names."""
+    told: list[str] = []
+
+    class Ear(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["title"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Ear) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("CRM_NOTIFY", f"json://127.0.0.1:{server.server_port}/")
+        yield told
+        server.shutdown()
+
+
+NOTIFIED = LETTER.replace("crm: {}", "crm: {notify: env:CRM_NOTIFY}")
+
+
+def test_the_owner_of_a_held_run_is_told_once(rehearse, heard):
+    here, board = rehearse(crowd(2)), Board({"flow-1": FlowState.FAILED}, since=time.time() + LONG_AGO)
+    running = ready(here, NOTIFIED)
+    fall_silent(here, running)
+    for _ in range(2):
+        revive(here.store, board, os.environ)
+    assert heard == ["letter@first is held"]
+
+
+def test_a_running_campaign_notices_that_upkeep_is_silent_and_tells_its_owner_once(rehearse, heard):
+    here = rehearse(crowd(2))
+    running = ready(here, NOTIFIED)
+    upkeep.at_work(here.store)
+    with here.store.write() as connection:
+        connection.execute(update(upkeep_row).values(alive_machine=time.time() - LONG_AGO))
+    with beating(running, watches_upkeep=True, every=0.05), beating(running, watches_upkeep=True, every=0.05):
+        until(lambda: heard, why="that the owner is told")
+    assert heard == ["commplan upkeep is silent"]
