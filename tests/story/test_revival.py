@@ -155,8 +155,11 @@ def test_of_several_late_occurrences_only_the_newest_is_carried_out(here: Instal
     ended = "SELECT state FROM runs WHERE plan = 'theta' ORDER BY occurrence"
     wanted = [("superseded",), ("superseded",), ("finished",)]
     here.wait(lambda: here.rows(ended) == wanted, why="the newest was carried out")
-    flow_runs = here.ask("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [deployment]}}})
-    names = sorted(run["state"]["name"] for run in flow_runs)
-    assert names == ["Completed", "Superseded", "Superseded"]
+
+    def names() -> list[str]:
+        flow_runs = here.ask("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [deployment]}}})
+        return sorted(run["state"]["name"] for run in flow_runs)
+
+    here.wait(lambda: names() == ["Completed", "Superseded", "Superseded"], why="Prefect shows what became of them")
     written_to = "SELECT count(DISTINCT run_id) FROM messages JOIN runs USING (run_id) WHERE plan = 'theta'"
     assert here.rows(written_to) == [(1,)]
