@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test demo check test test-long test-all bench clean
+.PHONY: help install install-test demo up check test test-long test-all bench clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -31,6 +31,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 demo: install ## Run a whole campaign on this machine, with simulated people
 	@$(BIN)/python -m commplan demo
+
+up: install ## Start everything for daily use, and keep it up until Ctrl-C
+	@$(BIN)/python -m commplan up
 
 check: install-test ## Style, types and the floors of the house
 	@$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from commplan.ledger import breaker, close, proof, schedule, unsettled
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import WHOLE, Shard
 from commplan.ledger.enqueue import Enqueuer
+from commplan.ledger.occasion import supersede
 from commplan.ledger.readdress import follow_all
 from commplan.ledger.run import Run
 from commplan.ledger.schedule import Due
@@ -63,6 +64,7 @@ def start(
     occurrence: str | None,
     scheduled: datetime,
     flow_run_id: str | None = None,
+    deployment_id: str | None = None,
 ) -> Campaign:
     """Start an occurrence of the plan at `path`, or join it if it was started before.
 
@@ -77,16 +79,27 @@ def start(
     if run is None:
         plan, files = bundle.read_files(path, settings)
         bundle.require_ready(plan, settings)
-        named = occurrence or f"{scheduled.astimezone(plan.zone):%Y-%m-%dT%H:%M}"
+        named = occurrence or _occurrence_at(plan, scheduled)
         if not ledger_run.is_started(store, plan=plan.plan, occurrence=named):
             bundle.require_source(path, plan, files, settings)
-        run = ledger_run.start_run(store, plan=plan, occurrence=named, files=files, flow_run_id=flow_run_id)
+        run = ledger_run.start_run(
+            store,
+            plan=plan,
+            occurrence=named,
+            files=files,
+            flow_run_id=flow_run_id,
+            deployment_id=deployment_id,
+        )
     if run.state is RunState.HELD and not comes_back:
         resume(store, run.run_id, reason="the same run was started again")
         run = ledger_run.load_run(store, run.run_id)
     campaign = Campaign(store, settings, run)
     campaign.require_fence()
     return campaign
+
+
+def _occurrence_at(plan: Plan, scheduled: datetime) -> str:
+    return f"{scheduled.astimezone(plan.zone):%Y-%m-%dT%H:%M}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +161,20 @@ class Campaign:
         breaker.let_expire(self.store, self.run.run_id)
         with self.store.read() as connection:
             return standstill(connection, self.run.run_id)
+
+    @property
+    def standing(self) -> str:
+        """One sentence for people: the run's state, and why."""
+        run = ledger_run.load_run(self.store, self.run.run_id)
+        return f"{run.run_key} is {run.state.value}" + (f": {run.reason}" if run.reason else "")
+
+    def give_way(self, newer: datetime) -> bool:
+        """End the run in favour of the occurrence scheduled for `newer`, and tell its owner; False if it has begun."""
+        by = ledger_run.run_key(self.plan.plan, _occurrence_at(self.plan, newer))
+        if not supersede(self.store, self.run.run_id, by=by):
+            return False
+        self.tell_owner(f"{self.run.run_key} is superseded", f"{by} was due before it began; it has sent nothing")
+        return True
 
     def require_fence(self) -> None:
         """Refuse to go on with a run that was planned for everybody where only the allow list may be written to.
@@ -243,7 +270,7 @@ class Campaign:
                     recipients.c.excluded.is_(None),
                     runs.c.snapshot_at >= day,
                     runs.c.snapshot_at < day + timedelta(days=1),
-                    runs.c.state != RunState.CANCELLED,
+                    runs.c.state.not_in((RunState.CANCELLED, RunState.SUPERSEDED)),
                 )
             ).scalar_one()
         allowed = self.settings.max_recipients

@@ -78,6 +78,17 @@ def demo(
 
 
 @app.command()
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server and its UI")] = 4200,
+) -> None:
+    """Start everything that campaigns need on this machine, and keep it up until Ctrl-C."""
+    from commplan.settings import load_settings
+    from commplan.up import run_up
+
+    run_up(load_settings(), port=port)
+
+
+@app.command()
 def new(
     scenario: Annotated[str, typer.Argument(help="What to start from: onboarding")],
     name: Annotated[str, typer.Argument(help="Name of the new plan")],

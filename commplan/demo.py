@@ -11,14 +11,12 @@ import logging
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -29,13 +27,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from commplan import archive, campaign, terminal
 from commplan.errors import RunError
 from commplan.evaluation import Evaluation
+from commplan.installation import (
+    ROOT,
+    answers,
+    command,
+    deploy,
+    prefect_settings,
+    start_prefect,
+    start_worker,
+    told,
+)
 from commplan.ledger import proof as books
 from commplan.ledger import run as ledger_run
 from commplan.ledger.run import Run
 from commplan.plan import Plan
 from commplan.settings import Settings, load_settings
 from commplan.store import Store, open_store
-from commplan.supervisor import ChildError, Supervisor, clean_environment, free_port, listen, python
+from commplan.supervisor import ChildError, Supervisor, clean_environment, free_port, listen
 from commplan.terms import Channel, MessageState, RunState
 
 #: Plan time at which the campaign begins: a Tuesday.
@@ -45,7 +53,6 @@ DAY = 4.0
 DAY_PER_CONTACT = 0.0014
 RUN_KEY = "demo"
 
-_ROOT = Path(__file__).resolve().parent.parent
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _LOG = logging.getLogger("commplan.demo")
 
@@ -103,10 +110,10 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
         f"SANDBOX: {contacts:,} simulated customers; nobody is written to. About a minute and a half.", soft_wrap=True
     )
     console.print(f"Everything it writes is in {home}", soft_wrap=True)
-    with _told(console, "Prefect server"):
+    with told(console, "Prefect server"):
         prefect, base = _start_prefect(supervisor, home)
-    with _told(console, "onboarding from prefect.yaml", "deployed"):
-        deployment = _deploy(home, base)
+    with told(console, "onboarding from prefect.yaml", "deployed"):
+        deployment = deploy(base, "onboarding", log=home / "logs" / "deployment.log")["onboarding"]
     inbound, outbound = listen(), listen()
     receiver = f"http://127.0.0.1:{inbound.getsockname()[1]}"
     sandbox = f"http://127.0.0.1:{outbound.getsockname()[1]}"
@@ -127,10 +134,10 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
         "COMMPLAN_CLOCK__FACTOR": str(round(86_400 / day)),
         "CRM_DATABASE_URL": f"sqlite:///{home / 'crm.sqlite'}",
     }
-    with _told(console, f"sandbox with {contacts:,} customers"):
+    with told(console, f"sandbox with {contacts:,} customers"):
         child = supervisor.start(
             "sandbox",
-            _command(
+            command(
                 "sandbox",
                 fd=outbound.fileno(),
                 crm=home / "crm.sqlite",
@@ -139,30 +146,25 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
                 key_file=home / "webhook.pem",
             ),
             environment=environment,
-            cwd=_ROOT,
+            cwd=ROOT,
             fds=[outbound.fileno()],
         )
         outbound.close()
-        supervisor.wait_for(child, lambda: _answers(f"{sandbox}/sandbox/health"), seconds=60)
+        supervisor.wait_for(child, lambda: answers(f"{sandbox}/sandbox/health"), seconds=60)
     environment["COMMPLAN_EMAIL__WEBHOOK_KEYS"] = json.dumps(
         [(home / "webhook.pub").read_text(encoding="ascii").strip()]
     )
-    with _told(console, "receiver and worker"):
+    with told(console, "receiver and worker"):
         child = supervisor.start(
             "receiver",
-            _command("serve", fd=inbound.fileno()),
+            command("serve", fd=inbound.fileno()),
             environment=environment,
-            cwd=_ROOT,
+            cwd=ROOT,
             fds=[inbound.fileno()],
         )
         inbound.close()
-        supervisor.start(
-            "worker",
-            python("-m", "prefect", "worker", "start", "--pool", "campaigns", "--type", "process", "--name", "demo"),
-            environment=environment,
-            cwd=_ROOT,
-        )
-        supervisor.wait_for(child, lambda: _answers(f"{receiver}/healthz"), seconds=60)
+        start_worker(supervisor, environment, "campaigns", named="worker")
+        supervisor.wait_for(child, lambda: answers(f"{receiver}/healthz"), seconds=60)
     addresses = {"prefect": prefect, "receiver": receiver, "sandbox": sandbox}
     (home / "addresses.json").write_text(json.dumps(addresses), encoding="ascii")
     return _Stage(
@@ -170,75 +172,20 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
     )
 
 
-def _command(name: str, **options: object) -> list[str]:
-    words = [word for option, value in options.items() for word in (f"--{option.replace('_', '-')}", str(value))]
-    return python("-m", "commplan", name, *words)
-
-
 def _start_prefect(supervisor: Supervisor, home: Path) -> tuple[str, dict[str, str]]:
     for tries in range(3):
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        environment = clean_environment(
-            {
-                "PREFECT_HOME": str(home / "prefect"),
-                "PREFECT_PROFILES_PATH": str(home / "prefect" / "profiles.toml"),
-                "PREFECT_API_URL": f"{url}/api",
-                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-                "PREFECT_SERVER_API_HOST": "127.0.0.1",
-                "PREFECT_CLI_COLORS": "false",
-                "PREFECT_LOGGING_EXTRA_LOGGERS": "commplan",
-                "PREFECT_WORKER_QUERY_SECONDS": "1",
-                "DO_NOT_TRACK": "1",
-            }
-        )
-        child = supervisor.start(
-            "prefect-server",
-            python("-m", "prefect", "server", "start", "--port", str(port)),
-            environment=environment,
-            cwd=_ROOT,
-        )
+        environment = clean_environment(prefect_settings(home, url, poll=1))
         try:
-            supervisor.wait_for(child, partial(_answers, f"{url}/api/health"), seconds=120)
+            start_prefect(supervisor, environment, port)
         except ChildError:
             # Somebody else may have taken the port between our look and its start.
-            if tries == 2 or child.process.poll() is None:
+            if tries == 2 or supervisor.children[-1].process.poll() is None:
                 raise
             continue
         return url, environment
     raise AssertionError("unreachable")
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-@contextmanager
-def _told(console: Console, what: str, done: str = "started") -> Iterator[None]:
-    began = time.monotonic()
-    with console.status(what):
-        yield
-    console.print(f"{done} {what} in {time.monotonic() - began:.1f} s")
-
-
-def _deploy(home: Path, environment: Mapping[str, str]) -> str:
-    answer = subprocess.run(  # noqa: S603 (our own command)
-        python("-m", "flows.deployment"),
-        env=dict(environment),
-        cwd=_ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if answer.returncode:
-        log = home / "logs" / "deployment.log"
-        log.write_text(answer.stderr, encoding="utf-8")
-        raise ChildError(f"the deployments could not be made; see {log}")
-    return str(json.loads(answer.stdout.splitlines()[-1])["deployments"]["onboarding"])
 
 
 def _start_run(stage: _Stage) -> str:

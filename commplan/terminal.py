@@ -262,7 +262,7 @@ def show_status(store: Store, key: str) -> bool:
         again = f"; asked about again {look:%Y-%m-%d %H:%M} UTC" if look else "; no more evidence is expected"
         show(Text(f"outcome unknown: {', '.join(ages(waiting, now))}{again}", style="yellow"))
     show(Group(Text(), *_backlog(found, now), Text(found.line, style="bold")))
-    return found.state in (RunState.FINISHED, RunState.CANCELLED, RunState.HELD)
+    return found.state in (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED, RunState.HELD)
 
 
 def _backlog(found: Status, now: datetime) -> Iterable[RenderableType]:

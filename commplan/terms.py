@@ -24,7 +24,10 @@ class Purpose(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a run is. `paused` and `held` wait for a person; `finished` and `cancelled` are for ever."""
+    """Where a run is.
+
+    `paused` and `held` wait for a person; `finished`, `cancelled` and `superseded` are for ever.
+    """
 
     FROZEN = "frozen"  #: plan and templates are stored; nobody has been looked up
     READY = "ready"  #: audience and content are frozen; every message has its row
@@ -33,6 +36,7 @@ class RunState(StrEnum):
     HELD = "held"  #: it stopped itself until a person acts; `reason` says why
     FINISHED = "finished"
     CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"  #: began so late that the plan's next occurrence was due; it has sent nothing
 
 
 class MessageState(StrEnum):

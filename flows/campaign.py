@@ -8,24 +8,30 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from prefect import flow, get_run_logger, task
+from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import deployment as this_deployment
 from prefect.runtime import flow_run as this_flow_run
+from prefect.states import Completed
 
 from commplan import archive
 from commplan import campaign as work
 from commplan.campaign import Campaign
 from commplan.dispatch import Tally
-from commplan.errors import InputError
+from commplan.errors import InputError, StoreError
+from commplan.heartbeat import beating
 from commplan.settings import load_settings
 from commplan.store import open_store
 from commplan.terms import RunState
 from flows.artifacts import publish_evaluation
 from flows.guard import guarded
-from flows.waits import wait_until, wait_while
+from flows.orchestrator import newer_occasion
+from flows.waits import hand_back, wait_until, wait_while
 
 #: Plan time until the organisation's database is asked again after it did not answer.
 SOURCE_PATIENCE = timedelta(minutes=10)
+#: Machine time until a run that the store did not serve is tried again.
+STORE_PATIENCE = timedelta(minutes=1)
 
 
 def _name_of_run() -> str:
@@ -36,7 +42,7 @@ def _name_of_run() -> str:
 
 @flow(name="campaign", flow_run_name=_name_of_run, retries=0, persist_result=False)
 @guarded
-def campaign(plan: str, run_key: str | None = None) -> None:
+def campaign(plan: str, run_key: str | None = None) -> State[None] | None:
     """Carry a communication plan from its file to its evaluation.
 
     Args:
@@ -44,7 +50,26 @@ def campaign(plan: str, run_key: str | None = None) -> None:
         run_key: Names this occurrence of the plan. Starting the same key again continues that run or shows its
             evaluation; it never writes to anybody twice. Left out: the time this run was scheduled for.
     """
-    running = prepare(plan, run_key)
+    known = this_flow_run.run_count > 1
+    try:
+        running = prepare(plan, run_key)
+        known = True
+        newer = newer_occasion() if running.state is RunState.FROZEN else None
+        if newer is not None and running.give_way(newer.scheduled):
+            return Completed(name="Superseded", message=running.standing)
+        with beating(running, watches_upkeep=this_deployment.id is not None):
+            carry(running)
+    except StoreError as error:
+        # At the very first start a wrong setting is likelier than a full disk or a database that is away for a while.
+        if known:
+            get_run_logger().error("%s; the run goes on in a minute", error)
+            hand_back(datetime.now(UTC) + STORE_PATIENCE, name="AwaitingStore")
+        raise
+    return None
+
+
+def carry(running: Campaign) -> None:
+    """Carry a run on from where it is to its evaluation; Prefect's Pause when it is handed back to wait."""
     clock, tell = running.store.clock, get_run_logger().info
     wait_until(clock, clock.origin, tell=tell)
     if running.state is RunState.FROZEN:
@@ -85,6 +110,7 @@ def prepare(plan: str, run_key: str | None) -> Campaign:
         occurrence=run_key,
         scheduled=this_flow_run.scheduled_start_time or datetime.now(UTC),
         flow_run_id=str(this_flow_run.id),
+        deployment_id=this_deployment.id,
     )
     if running.state is RunState.FROZEN:
         running.require_providers()
@@ -182,5 +208,5 @@ def dispatch(running: Campaign, step_no: int, *, alone: bool) -> Tally:
 def evaluate(running: Campaign) -> None:
     """Judge the goals, and publish the evaluation in the UI and as files."""
     judged = running.evaluate()
-    publish_evaluation(judged)
     archive.write_report(running.settings, judged)
+    publish_evaluation(judged)

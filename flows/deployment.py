@@ -1,7 +1,8 @@
 """Putting the deployments of ``prefect.yaml`` on a Prefect server, and starting one of them.
 
-``python -m flows.deployment`` makes the work pools and every deployment, again if they are there, and prints their ids
-as one JSON line. One process with one client: the same by Prefect's command line takes several times as long.
+``python -m flows.deployment [NAME …]`` makes the work pools and every deployment, or those named, again if they are
+there, and prints their ids as one JSON line. One process with one client: the same by Prefect's command line takes
+several times as long.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,7 +18,8 @@ from uuid import UUID
 import yaml
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyOptions
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
@@ -36,13 +39,16 @@ def read_deployments(root: Path) -> list[dict[str, Any]]:
     return list(found)
 
 
-def deploy(client: SyncPrefectClient, root: Path) -> dict[str, UUID]:
+def deploy(client: SyncPrefectClient, root: Path, *, only: Collection[str] = ()) -> dict[str, UUID]:
     """Create or update the work pools and deployments of a project; return the deployments' ids by name.
 
-    A deployment carries the documentation of its flow and the schema of its parameters, so the UI shows a form.
+    `only`: the deployments of these names; none: all of them. A deployment carries the documentation of its flow and
+    the schema of its parameters, so the UI shows a form.
     """
     ids = {}
     for wanted in read_deployments(root):
+        if only and wanted["name"] not in only:
+            continue
         pool = wanted["work_pool"]["name"]
         try:
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
@@ -57,6 +63,8 @@ def deploy(client: SyncPrefectClient, root: Path) -> dict[str, UUID]:
             description=wanted.get("description") or flow.description,
             tags=wanted.get("tags", []),
             work_pool_name=pool,
+            schedules=[_schedule(given) for given in wanted.get("schedules", [])],
+            **_limit(wanted.get("concurrency_limit")),
             entrypoint=entrypoint,
             parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
             enforce_parameter_schema=True,
@@ -65,10 +73,22 @@ def deploy(client: SyncPrefectClient, root: Path) -> dict[str, UUID]:
     return ids
 
 
+def _schedule(given: dict[str, Any]) -> DeploymentScheduleCreate:
+    schedule = {name: value for name, value in given.items() if name not in ("active", "slug")}
+    return DeploymentScheduleCreate(schedule=schedule, active=given.get("active", True), slug=given.get("slug"))
+
+
+def _limit(given: int | dict[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        return {"concurrency_limit": given}
+    options = ConcurrencyOptions(collision_strategy=given["collision_strategy"])
+    return {"concurrency_limit": given["limit"], "concurrency_options": options}
+
+
 def main() -> None:
     """Deploy the project that this file belongs to."""
     with get_client(sync_client=True) as client:
-        ids = deploy(client, Path(__file__).resolve().parent.parent)
+        ids = deploy(client, Path(__file__).resolve().parent.parent, only=sys.argv[1:])
     sys.stdout.write(json.dumps({"deployments": {name: str(found) for name, found in ids.items()}}) + "\n")
 
 

@@ -5,15 +5,20 @@ from pathlib import Path
 
 import pytest
 from alembic import command
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from pydantic import SecretStr
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import create_engine, delete, insert, select, text, update
+from sqlalchemy.engine import make_url
 
+import commplan.store
 from commplan.errors import FenceError, StoreError
 from commplan.settings import EmailSettings, Settings, SmsSettings
 from commplan.store import Store, migrations, open_store
-from commplan.store.tables import audit, batches, bundles, recipients, runs, store_info
+from commplan.store.tables import audit, batches, bundles, metadata, recipients, runs, store_info
 from commplan.store.types import machine_now
+from commplan.terms import RunState
 
 MIGRATIONS = Path(migrations.__path__[0])
 
@@ -111,3 +116,46 @@ def test_a_store_of_the_first_version_keeps_its_rows_and_their_ties_when_it_is_u
         with pytest.raises(StoreError), old.write() as connection:
             connection.execute(wrong)
     old.dispose()
+
+
+def _migrate(url: str, revision: str) -> None:
+    """Bring an empty database to an earlier version, or on to a later one."""
+    engine = create_engine(make_url(url))
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(commplan.store.__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
+def test_the_tables_are_those_that_the_migrations_make(store: Store) -> None:
+    with store.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_store_with_runs_in_it_is_brought_to_this_version(settings: Settings, store_url: str) -> None:
+    _migrate(store_url, "0001")
+    engine = create_engine(make_url(store_url))
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO bundles VALUES ('d', '{}')"))
+        connection.execute(
+            text(
+                "INSERT INTO runs (run_key, plan, occurrence, digest, state, people, created_at, clock, placeholder,"
+                " allow_list_only) VALUES ('a@1', 'a', '1', 'd', 'frozen', 'customers', 0, '{}', 'cp-', :no)"
+            ),
+            {"no": False},
+        )
+        connection.execute(text("INSERT INTO flow_runs (flow_run_id, run_id) SELECT 'f', run_id FROM runs"))
+    engine.dispose()
+    opened = open_store(settings.model_copy(update={"store_url": SecretStr(store_url)}))
+    with opened.write() as connection:
+        changed = connection.execute(update(runs).values(state=RunState.SUPERSEDED)).rowcount
+    assert changed == 1
+    with pytest.raises(StoreError), opened.write() as connection:
+        connection.execute(update(runs).values(state="nowhere"))
+    if opened.is_sqlite:
+        with opened.read() as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+            assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+    opened.dispose()

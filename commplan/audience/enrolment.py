@@ -35,7 +35,7 @@ CHUNK = 20_000
 _STEPS = range(1, 51)
 #: In one of these a run may still send what it has queued.
 _UNDER_WAY = (RunState.READY, RunState.EXECUTING, RunState.PAUSED, RunState.HELD)
-_OVER = (RunState.FINISHED, RunState.CANCELLED)
+_OVER = (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED)
 #: Whether a message in one of these arrives is not known.
 _PERHAPS = (MessageState.SENDING, MessageState.UNKNOWN)
 
@@ -158,7 +158,7 @@ def _is_free(plan: Plan, since: datetime | None) -> ColumnElement[bool]:
         return select(runs.c.run_id).where(runs.c.plan == plan.plan, state)
 
     over = of_plan(runs.c.state.in_(_OVER))
-    abandoned = of_plan(and_(runs.c.state == RunState.FROZEN, runs.c.planner.is_(None)))
+    abandoned = of_plan(and_(runs.c.state.in_((RunState.FROZEN, RunState.HELD)), runs.c.planner.is_(None)))
     reserved = enrolments.c.state == "reserved"
     long_ago = false() if since is None else enrolments.c.at <= since
     return or_(
@@ -178,7 +178,7 @@ def _exclude_recent(
             runs.c.people == plan.audience.people,
             runs.c.run_id != run_id,
             or_(
-                runs.c.state.in_(_UNDER_WAY),
+                and_(runs.c.state.in_(_UNDER_WAY), runs.c.planner.is_not(None)),
                 and_(runs.c.state.in_(_OVER), runs.c.finished_at > since),
                 and_(runs.c.state == RunState.FROZEN, runs.c.audience_size.is_not(None)),
             ),

@@ -45,6 +45,8 @@ from commplan.terms import MessageState, Reason, RunState
 
 #: The name under which a bundle keeps the plan file.
 PLAN_FILE = "plan.yaml"
+#: A run in one of these has work left and nobody who holds it up.
+UNDER_WAY = (RunState.FROZEN, RunState.READY, RunState.EXECUTING)
 _NOT_ON_WIRE = (MessageState.NOT_DUE, MessageState.QUEUED, MessageState.CLAIMED)
 
 
@@ -76,12 +78,19 @@ def run_key(plan: str, occurrence: str) -> str:
 
 
 def start_run(
-    store: Store, *, plan: Plan, occurrence: str, files: Mapping[str, str], flow_run_id: str | None = None
+    store: Store,
+    *,
+    plan: Plan,
+    occurrence: str,
+    files: Mapping[str, str],
+    flow_run_id: str | None = None,
+    deployment_id: str | None = None,
 ) -> Run:
     """Start an occurrence of a plan, or join the run that exists.
 
     The first start freezes `files` (the plan and every template it uses) under their digest; whoever joins later
-    gets what was frozen then, whatever the files say now. One transaction.
+    gets what was frozen then, whatever the files say now. A flow run of a deployment is noted as one that can be
+    brought back. One transaction.
     """
     digest = planfile.digest(files)
     now = store.clock.now()
@@ -117,12 +126,23 @@ def start_run(
                 f"{row.run_key} was started on another plan time; continue it with the clock settings it was started "
                 "with, or use another run key"
             )
-        connection.execute(update(runs).where(runs.c.run_id == row.run_id).values(starts=runs.c.starts + 1))
+        connection.execute(
+            update(runs)
+            .where(runs.c.run_id == row.run_id)
+            .values(starts=1, started_machine=machine_now(), alive_machine=machine_now())
+        )
         if flow_run_id is not None:
             connection.execute(
-                upsert(flow_runs).values(flow_run_id=flow_run_id, run_id=row.run_id).on_conflict_do_nothing()
+                upsert(flow_runs)
+                .values(
+                    flow_run_id=flow_run_id,
+                    run_id=row.run_id,
+                    deployment_id=deployment_id,
+                    joined_machine=machine_now(),
+                )
+                .on_conflict_do_nothing()
             )
-        record(connection, row.run_id, now, "started" if made else "joined", {"starts": row.starts + 1})
+        record(connection, row.run_id, now, "started" if made else "joined", {})
     return _as_run(row)
 
 
@@ -221,7 +241,7 @@ def set_state(
     """Move a run to another state if it is in one of `only_from`; tell whether it was. Own transaction."""
     now = store.clock.now()
     changes: dict[str, object] = {"state": to, "reason": reason}
-    if to is RunState.FINISHED:
+    if to in (RunState.FINISHED, RunState.SUPERSEDED):
         changes["finished_at"] = now
     with store.write() as connection:
         moved = connection.execute(
@@ -242,7 +262,7 @@ def cancel_run(store: Store, run_id: RunId, *, by: str | None = None, reason: st
     with store.write() as connection:
         if not connection.execute(
             update(runs)
-            .where(runs.c.run_id == run_id, runs.c.state != RunState.FINISHED)
+            .where(runs.c.run_id == run_id, runs.c.state.not_in((RunState.FINISHED, RunState.SUPERSEDED)))
             .values(state=RunState.CANCELLED, finished_at=now)
         ).rowcount:
             return 0

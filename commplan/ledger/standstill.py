@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.errors import RunError
 from commplan.ids import RunId
-from commplan.ledger.run import record
+from commplan.ledger.run import UNDER_WAY, record
 from commplan.store import Store
 from commplan.store.tables import audit, country_halts, runs, stops
 from commplan.store.types import machine_now
@@ -23,6 +23,7 @@ from commplan.terms import RunState
 
 #: States that a person takes a run out of.
 _WAITING = (RunState.PAUSED, RunState.HELD)
+_OVER = (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ def standstill(connection: Connection, run_id: RunId) -> Standstill | None:
             reason=run.reason if run.state == RunState.HELD else detail.get("reason"),
             remedy=f"commplan resume {run.run_key}",
         )
-    return None if run.state in (RunState.FINISHED, RunState.CANCELLED) else stop_in_force(connection)
+    return None if run.state in _OVER else stop_in_force(connection)
 
 
 def pause(store: Store, run_id: RunId, *, by: str, reason: str | None = None) -> bool:
@@ -87,13 +88,46 @@ def pause(store: Store, run_id: RunId, *, by: str, reason: str | None = None) ->
     return True
 
 
-def resume(store: Store, run_id: RunId, *, by: str | None = None, reason: str | None = None) -> None:
-    """Let a paused or held run go on where it is, to every country; what was refused before counts no more.
+def hold(store: Store, run_id: RunId, reason: str) -> bool:
+    """Hold a run until a person acts; tell whether it was under way. Own transaction.
 
-    Own transaction. RunError for a run that nothing keeps back.
+    A run that has not begun to send gives up its planning, and so the places of its people.
+    """
+    begun = runs.c.state != RunState.FROZEN
+    with store.write() as connection:
+        held = connection.execute(
+            update(runs)
+            .where(runs.c.run_id == run_id, runs.c.state.in_(UNDER_WAY))
+            .values(
+                state=RunState.HELD,
+                reason=reason,
+                planner=case((begun, runs.c.planner), else_=None),
+                audience_size=case((begun, runs.c.audience_size), else_=None),
+            )
+        ).rowcount
+        if held:
+            record(connection, run_id, store.clock.now(), RunState.HELD.value, {"reason": reason})
+    return bool(held)
+
+
+def resume(store: Store, run_id: RunId, *, by: str | None = None, reason: str | None = None) -> None:
+    """Let a paused or held run go on where it is, to every country; refusals and starts of before count no more.
+
+    What carries it on is its process, if it has one that is alive, or the reviver. Own transaction. RunError for a run
+    that nothing keeps back.
     """
     with store.write() as connection:
-        went = _move(connection, run_id, _WAITING, RunState.EXECUTING)
+        went = connection.execute(
+            update(runs)
+            .where(runs.c.run_id == run_id, runs.c.state.in_(_WAITING))
+            .values(
+                state=case((runs.c.planner.is_(None), RunState.FROZEN), else_=RunState.EXECUTING),
+                reason=None,
+                starts=0,
+                started_machine=machine_now(),
+                alive_machine=None,
+            )
+        ).rowcount
         run = connection.execute(select(runs.c.run_key, runs.c.state).where(runs.c.run_id == run_id)).one()
         lifted: Sequence[str] = ()
         if run.state == RunState.EXECUTING:

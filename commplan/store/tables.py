@@ -91,9 +91,10 @@ runs = Table(
     Column("finished_at", UtcDateTime),
     Column("clock", Text, nullable=False),  # JSON: origin, anchor, factor
     Column("placeholder", String(24), nullable=False),  # prefix of this run's placeholders
-    Column("starts", Integer, nullable=False, server_default="0"),
+    Column("starts", Integer, nullable=False, server_default="0"),  # since a batch was last closed
+    Column("started_machine", Double),  # when the last of them was
     Column("allow_list_only", Boolean, nullable=False, default=False),
-    Column("alive_machine", Double),
+    Column("alive_machine", Double),  # when a process last worked on it
     Column("resumed_machine", Double),  # when a person last let it go on: older refusals count no more
     UniqueConstraint("plan", "occurrence"),
     _one_of("state", RunState),
@@ -106,6 +107,18 @@ flow_runs = Table(
     metadata,
     Column("flow_run_id", Text, primary_key=True),
     Column("run_id", BigInteger, ForeignKey("runs.run_id"), nullable=False, index=True),
+    Column("deployment_id", Text),  # None: in the foreground, where nothing brings it back
+    Column("joined_machine", Double),
+)
+
+#: One row: when upkeep was last at work, and since when somebody has been told that it is not.
+upkeep = Table(
+    "upkeep",
+    metadata,
+    Column("upkeep_id", SmallInteger, primary_key=True),
+    Column("alive_machine", Double, nullable=False),
+    Column("told_machine", Double),
+    CheckConstraint("upkeep_id = 1", name="only_one"),
 )
 
 #: One row while nothing may be sent by anybody, whatever the runs' states are.

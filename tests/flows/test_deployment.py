@@ -6,11 +6,13 @@ import inspect
 from pathlib import Path
 
 import pytest
+from prefect.client.schemas.objects import StateType
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
 from commplan import planfile
 from commplan.errors import InputError
+from commplan.ledger.revival import FlowState
 from flows.deployment import read_deployments
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -21,10 +23,11 @@ _DEPLOYMENTS = {wanted["name"]: wanted for wanted in read_deployments(_ROOT)}
 def test_the_entrypoint_imports_and_its_parameters_fit(name: str) -> None:
     wanted = _DEPLOYMENTS[name]
     flow = load_flow_from_entrypoint(str(_ROOT / wanted["entrypoint"]))
-    given = wanted["parameters"]
+    given = wanted.get("parameters", {})
     inspect.signature(flow.fn).bind_partial(**given)
     flow.validate_parameters(given)
-    planfile.read_plan(_ROOT / given["plan"])
+    if "plan" in given:
+        planfile.read_plan(_ROOT / given["plan"])
     described = parameter_schema(flow).model_dump_for_openapi()["properties"]
     assert described.keys() >= given.keys()
     assert all("description" in described[field] for field in described), "the UI's form explains every field"
@@ -34,3 +37,15 @@ def test_a_file_without_deployments_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prefect.yaml").write_text("deployments: [", encoding="utf-8")
     with pytest.raises(InputError, match="no readable list of deployments"):
         read_deployments(tmp_path)
+
+
+def test_upkeep_has_a_pool_of_its_own_and_never_runs_twice_at_once() -> None:
+    wanted = _DEPLOYMENTS["upkeep"]
+    others = {deployment["work_pool"]["name"] for name, deployment in _DEPLOYMENTS.items() if name != "upkeep"}
+    assert wanted["work_pool"]["name"] not in others
+    assert wanted["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+def test_every_state_that_prefect_knows_has_a_meaning_for_a_silent_run() -> None:
+    ours = {state.value for state in FlowState} - {FlowState.DELETED.value, FlowState.FOREIGN.value}
+    assert ours == {state.value for state in StateType}

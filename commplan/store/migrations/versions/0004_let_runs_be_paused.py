@@ -13,7 +13,7 @@ branch_labels = None
 depends_on = None
 
 _BEFORE = ("frozen", "ready", "executing", "held", "finished", "cancelled")
-_STATES = ("frozen", "ready", "executing", "paused", "held", "finished", "cancelled")
+_STATES = ("frozen", "ready", "executing", "paused", "held", "finished", "cancelled", "superseded")
 
 
 def _state(values: tuple[str, ...]) -> str:

@@ -1,0 +1,76 @@
+"""Upkeep: every minute, what no single run can do for itself. Brings silent runs back, and applies what came in.
+
+``python -m flows.upkeep`` brings silent runs back once, without a flow run.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from prefect import State, flow, get_client, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from commplan import campaign as work
+from commplan import logs
+from commplan.ledger.revival import SILENCE
+from commplan.ledger.upkeep import at_work
+from commplan.reviver import Revival
+from commplan.reviver import revive as revive_silent
+from commplan.settings import load_settings
+from commplan.store import Store, open_store
+from flows.guard import guarded
+from flows.orchestrator import PrefectOrchestrator
+
+
+@flow(name="upkeep", flow_run_name="upkeep", retries=0, persist_result=False)
+@guarded
+def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
+    """Bring back the runs whose process is gone, and apply the receipts that wait.
+
+    Args:
+        silence: Seconds after which a run that has not been heard of is looked after.
+    """
+    store = open_store(load_settings())
+    at_work(store)
+    # One that fails keeps none of the others from its turn; the flow run fails with it.
+    return [
+        receipts(store, return_state=True),
+        revive(store, silence, return_state=True),
+    ]
+
+
+@task(task_run_name="receipts", cache_policy=NO_CACHE)
+@guarded
+def receipts(store: Store) -> None:
+    """Apply what providers have posted, where no receiver has done it."""
+    applied = work.apply_receipts(store)
+    if applied:
+        get_run_logger().info("applied %s receipts", f"{applied:,}")
+
+
+@task(task_run_name="revive", cache_policy=NO_CACHE)
+@guarded
+def revive(store: Store, silence: float) -> None:
+    """Look after the runs that have been silent for so many seconds."""
+    done = _revive(store, silence)
+    if done != Revival():
+        get_run_logger().warning("%s started again, %s cancelled, %s held", done.revived, done.cancelled, done.held)
+
+
+def _revive(store: Store, silence: float) -> Revival:
+    with get_client(sync_client=True) as client:
+        return revive_silent(store, PrefectOrchestrator(client), os.environ, silence=timedelta(seconds=silence))
+
+
+def main() -> None:
+    """Bring silent runs back once."""
+    logs.set_up()
+    store = open_store(load_settings())
+    at_work(store)
+    _revive(store, SILENCE.total_seconds())
+    store.dispose()
+
+
+if __name__ == "__main__":
+    main()
