@@ -26,7 +26,7 @@ from flows.orchestrator import PrefectOrchestrator
 @flow(name="upkeep", flow_run_name="upkeep", retries=0, persist_result=False)
 @guarded
 def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
-    """Bring back the runs whose process is gone, and apply the receipts that wait.
+    """Bring back the runs whose process is gone, settle what nobody knows, and apply the receipts that wait.
 
     Args:
         silence: Seconds after which a run that has not been heard of is looked after.
@@ -36,6 +36,7 @@ def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
     # One that fails keeps none of the others from its turn; the flow run fails with it.
     return [
         receipts(store, return_state=True),
+        settle(store, return_state=True),
         revive(store, silence, return_state=True),
     ]
 
@@ -47,6 +48,15 @@ def receipts(store: Store) -> None:
     applied = work.apply_receipts(store)
     if applied:
         get_run_logger().info("applied %s receipts", f"{applied:,}")
+
+
+@task(task_run_name="settle", cache_policy=NO_CACHE)
+@guarded
+def settle(store: Store) -> None:
+    """Ask the providers about requests whose outcome nobody knows."""
+    for run, settled in work.settle_runs(store, load_settings(), force=False):
+        if settled.asked:
+            get_run_logger().info("%s: asked about %s requests of unknown outcome", run.run_key, settled.asked)
 
 
 @task(task_run_name="revive", cache_policy=NO_CACHE)
