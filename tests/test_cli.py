@@ -87,7 +87,21 @@ def test_help_imports_no_prefect_and_nothing_else_that_is_slow():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.endswith("slow: []\n")
-    for name in ("demo", "new", "check", "schema", "db", "contacts", "preview", "run", "status", "prove", "report"):
+    for name in (
+        "demo",
+        "new",
+        "check",
+        "schema",
+        "db",
+        "contacts",
+        "preview",
+        "run",
+        "status",
+        "prove",
+        "report",
+        "explain",
+        "stop",
+    ):
         assert f"  {name} " in done.stdout
 
 
@@ -240,7 +254,15 @@ def test_a_store_that_cannot_be_used_is_said_plainly(command, url, said):
     assert "hidden" not in require(done, 2, said)
 
 
-@pytest.mark.parametrize("words", [["status"], ["prove", "a@b"], ["report", "a@b"], ["cancel", "a@b"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["stop", "--all"],
+        ["explain", "--contact", "customers:1"],
+        *([name, "a@b"] for name in ("prove", "report", "cancel", "pause", "resume")),
+    ],
+)
 def test_asking_where_there_is_no_store_says_so_and_makes_none(command, tmp_path, words):
     require(command(*words), 2, "there is no store here yet", "commplan db upgrade")
     assert list(tmp_path.iterdir()) == []
@@ -249,7 +271,13 @@ def test_asking_where_there_is_no_store_says_so_and_makes_none(command, tmp_path
     assert not elsewhere.exists()
 
 
-@pytest.mark.parametrize("words", [["status", "a@b"], ["prove", "a@b"], ["report", "a@b"], ["cancel", "a@b"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["explain", "a@b", "--contact", "customers:1"],
+        *([name, "a@b"] for name in ("status", "prove", "report", "cancel", "pause", "resume")),
+    ],
+)
 def test_an_unknown_run_is_named(command, words):
     require(command("db", "upgrade"), 0)
     require(command(*words), 2, "there is no run 'a@b'")
