@@ -261,7 +261,7 @@ def prove(
     store = open_store(settings, create=False)
     proof = campaign.prove(store, settings, key, witness=witness)
     if as_json:
-        typer.echo(json.dumps({**asdict(proof), "difference": proof.difference}, indent=2))
+        typer.echo(json.dumps({**asdict(proof), "difference": proof.difference}, indent=2, default=str))
     else:
         terminal.show(terminal.books(proof, sandbox=store.is_sandbox))
     if proof.difference:
