@@ -330,7 +330,8 @@ def prove(
     store = open_store(settings, create=False)
     proof = campaign.prove(store, settings, key, witness=witness)
     if as_json:
-        typer.echo(json.dumps({**asdict(proof), "difference": proof.difference, "sandbox": store.is_sandbox}, indent=2))
+        found = {**asdict(proof), "difference": proof.difference, "sandbox": store.is_sandbox}
+        typer.echo(json.dumps(found, indent=2, default=str))
     else:
         terminal.show(terminal.books(proof, sandbox=store.is_sandbox))
     if proof.difference:

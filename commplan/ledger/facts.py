@@ -76,12 +76,12 @@ class Folded:
 def apply(connection: Connection, facts: Iterable[Fact], *, now: datetime) -> Folded:
     """Store the facts that are new and fold them into their messages; a fact that is known changes nothing.
 
-    In the caller's transaction, in a few statements however many the facts. A receipt that carries the
-    attempt of a message still on the wire, or unknown, proves that the provider took the whole request: its
-    messages become accepted as of the moment the request was written, enrolments are kept and followers
-    released. So does one of a request that was judged lost, while its messages have not gone out again. Moments are
-    the earliest told. A failure outweighs a delivery, a delivery an acceptance. A receipt
-    of an attempt that the message does not stand for is kept, and says nothing about delivery.
+    In the caller's transaction, in a few statements however many the facts. A receipt that carries the attempt of a
+    message still on the wire, or unknown, proves that the provider took the whole request: its messages become
+    accepted as of the moment the request was written, enrolments are kept and followers released. So does one of a
+    request that was judged lost, while its messages have not gone out again. Moments are the earliest told. A failure
+    outweighs a delivery, a delivery an acceptance. A receipt of an attempt that the message does not stand for is
+    kept, and says nothing about delivery.
     """
     found = _insert_new(connection, facts)
     if not found:

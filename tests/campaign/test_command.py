@@ -67,6 +67,8 @@ def test_unknown_outcomes_are_listed_settled_and_retried(rehearse):
 
     require(command("status", "letter@first"), 0, "outcome unknown: 2 for under an hour; asked about again")
     require(command("prove", "letter@first", "--no-witness"), 0, "2 messages may have been sent: nobody knows")
+    proof = json.loads(require(command("prove", "letter@first", "--no-witness", "--json"), 0))
+    assert (proof["doubts"]["unknown"], proof["doubts"]["since"][:10]) == (2, "2026-12-01")
     said = require(command("settle"), 0, "letter@first: asked about 1 requests, 1 without an answer", "2 still unknown")
     assert "no answer: the provider's rate limit is reached" in said
     require(command("settle", "letter@none"), 2, "there is no run")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select, update
 
 from commplan import campaign
+from commplan.envelope import Listing
 from commplan.errors import RunError
 from commplan.ledger import settlement, unsettled
+from commplan.settle import settle
 from commplan.store.tables import attempts, audit, batches, inquiries, recipients
 from commplan.terms import Retry
 from tests.campaign.conftest import BOTH, LETTER, PAIR, TEXT, Customer, crowd
@@ -140,6 +143,24 @@ def test_an_address_that_changed_cannot_be_asked_for_so_nothing_is_proven(rehear
         settled = running.settle()
         assert (settled.lost, settled.unanswered) == (0, settled.asked)
     assert states(here, running) == {"unknown"}
+
+
+class _Behind:
+    """An email gateway whose provider's clock is two hours behind: a search by its time may not reach far enough."""
+
+    def find(self, address, *, since, known=()):
+        return Listing(sightings=(), provider_time=datetime.now(UTC) - timedelta(hours=2))
+
+
+def test_a_search_that_may_not_reach_back_to_the_request_proves_nothing(rehearse):
+    here = rehearse(crowd(1))
+    running = doubtful(here, LETTER, "close_unprocessed")
+    gateways = replace(running.gateways, email=_Behind())
+    for _ in range(3):
+        here.jump(hours=1)
+        settled = settle(here.store, gateways, here.settings, running.run.run_id)
+        assert (settled.lost, settled.unanswered) == (0, settled.asked)
+    assert "clock" in settled.why.pop()
 
 
 @CHANNELS
