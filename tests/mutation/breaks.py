@@ -104,12 +104,11 @@ BREAKS = (
         test=f"{_TRACKING}test_a_bounce_after_the_delivery_wins_and_a_later_delivery_does_not_undo_it[sqlite]",
     ),
     Break(
-        rule="6. Receipts are facts: the earliest moment told counts",
+        rule="6. Receipts are facts: told again they are the same",
         file="commplan/ledger/facts.py",
-        line="    return case((told.is_(None) | (known <= told), known), else_=told)\n",
-        instead="    return case((told.is_(None), known), else_=told)\n",
-        test="tests/listening/test_facts.py::"
-        "test_any_order_any_repetition_and_any_split_of_receipts_end_in_the_same_rows[sqlite]",
+        line="        .on_conflict_do_nothing()\n        .returning(receipts.c.receipt_key)\n",
+        instead="        .returning(receipts.c.receipt_key)\n",
+        test=f"{_TRACKING}test_a_repeated_post_changes_nothing_even_when_its_event_ids_changed[sqlite]",
     ),
     Break(
         rule="7. Silence is no answer of somebody who was not reached",
