@@ -39,7 +39,7 @@ def test_no_short_sequence_of_events_breaks_an_invariant_of_the_ledger(store: St
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_no_long_sequence_of_events_breaks_an_invariant_of_the_ledger(store: Store) -> None:
-    search(store, examples=120 if store.is_sqlite else 40, steps=50)
+    search(store, examples=50 if store.is_sqlite else 20, steps=40)
 
 
 @pytest.mark.soak
