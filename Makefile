@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-test demo up check test test-long test-all bench clean
+.PHONY: help install install-test demo up check test test-long test-all soak bench clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20
@@ -42,12 +42,15 @@ check: install-test ## Style, types and the floors of the house
 	@$(BIN)/lint-imports --no-cache
 
 test: install-test ## The tests, a few minutes
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long"
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long and not soak"
 
 test-long: install-test ## The tests that need more time: kills, whole campaigns, the demo in a browser
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "long and not soak"
 
 test-all: test test-long ## All tests
+
+soak: install-test ## Every kill at every boundary, long chaos, and each invariant broken on purpose: some hours
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
 
 bench: install-test ## How fast it is, beside the plain ways of doing the same; BENCH="--postgresql" for more
 	@$(BIN)/python -m tests.bench $(BENCH)

@@ -484,7 +484,7 @@ def cancel(key: RunKey, by: By, reason: Why = None) -> None:
 
     store = _open()
     stopped = cancel_run(store, find_run(store, key).run_id, by=by, reason=reason)
-    typer.echo(f"{key} is cancelled; {stopped:,} messages will not be sent")
+    typer.echo(f"{'SANDBOX: ' if store.is_sandbox else ''}{key} is cancelled; {stopped:,} messages will not be sent")
 
 
 @app.command()

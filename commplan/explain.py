@@ -66,6 +66,7 @@ RULES: dict[Reason, str] = {
     Reason.CONDITION_UNKNOWN: "when: nobody knows whether it holds, as the earlier message was not delivered",
     Reason.EARLIER_STEP_NOT_SENT: "after: the earlier step was never sent to this person",
     Reason.LEFT_AUDIENCE: "the audience's query no longer returns this person",
+    Reason.CONTENT_DAMAGED: "its frozen content is damaged in the store, and nothing is sent on a guess",
     Reason.TOO_LATE: "not_after: it was too late to send it",
     Reason.RUN_CANCELLED: "the run was cancelled",
     Reason.RUN_ENDED: "the run ended before it was its turn",

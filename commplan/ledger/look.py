@@ -6,6 +6,7 @@ Never opens a connection to anyone. What passes has its attempt committed; what 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ from commplan.window import next_open
 
 #: Plan time until a number is looked at again of which it is not known whether it has just been written to.
 SETTLE_LATER = timedelta(minutes=5)
+_LOG = logging.getLogger("commplan.ledger")
+
 #: An earlier message in one of these may still be delivered, or not: what is claimed about it is not known yet.
 _PENDING = (
     MessageState.QUEUED,
@@ -357,6 +360,7 @@ def _read_values(
             if len(found) == len(batch.text.placeholders) and all(isinstance(value, str) for value in found):
                 values[row.seq] = found
     if damaged := [row.seq for row in rows if row.seq not in values]:
+        _LOG.error("frozen content is damaged", extra={"run": batch.run_id, "step": batch.step_no, "people": damaged})
         connection.execute(
             update(messages)
             .where(mine, among(messages.c.seq, damaged))

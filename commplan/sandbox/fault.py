@@ -6,7 +6,7 @@ Never touches a request that no fault was drawn for.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -29,20 +29,24 @@ class Faults:
         self._seed = seed
         self._shares = shares
         self._asked: dict[Channel, deque[Fault]] = {channel: deque() for channel in Channel}
-        self._requests = 0
+        self._requests: Counter[tuple[Channel, str]] = Counter()
 
     def ask(self, channel: Channel, fault: Fault, times: int) -> None:
         """Let the next requests of a channel go wrong."""
         self._asked[channel].extend([fault] * times)
 
-    def draw(self, channel: Channel) -> Fault | None:
-        """Return what goes wrong with the request at hand; usually None."""
+    def draw(self, channel: Channel, about: str) -> Fault | None:
+        """Return what goes wrong with a request; usually None.
+
+        The same for the same seed, `about` (the first recipient's address, say) and how-manieth request about it: in
+        whatever order requests arrive.
+        """
         if self._asked[channel]:
             return self._asked[channel].popleft()
-        self._requests += 1
         if not self._shares:
             return None
-        drawn = Dice(self._seed, "fault", self._requests).draw("which")
+        self._requests[channel, about] += 1
+        drawn = Dice(self._seed, "fault", channel, about, self._requests[channel, about]).draw("which")
         for fault, share in self._shares.items():
             if drawn < share:
                 return fault

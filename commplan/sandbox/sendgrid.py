@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ _TOO_LARGE = (
     "</body>\r\n</html>\r\n"
 )
 _RATE_LIMIT = 600
+_TO = re.compile(rb'"to":\s*\[\s*\{[^}]*"email":\s*"([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class SendGrid:
             return Response(_TOO_LARGE, status_code=413, media_type="text/html")
         if not request.headers.get("content-type", "").startswith("application/json"):
             return _errors(415, "Content-Type should be application/json.")
-        fault = self._faults.draw(Channel.EMAIL)
+        fault = self._faults.draw(Channel.EMAIL, _first_recipient(raw))
         handle = partial(self._accept, raw)
         if fault is None:
             return await handle()
@@ -119,6 +121,11 @@ class SendGrid:
         reset = str(int(self._config.stamp()) + 1)
         headers = {"X-RateLimit-Limit": str(_RATE_LIMIT), "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": reset}
         return _errors(429, "too many requests", headers=headers)
+
+
+def _first_recipient(raw: bytes) -> str:
+    found = _TO.search(raw)
+    return found[1].decode("utf-8", "replace") if found else ""
 
 
 def _tracking(body: Mapping[str, Any]) -> Tracking:

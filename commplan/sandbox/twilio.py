@@ -96,7 +96,7 @@ class Twilio:
         if refused is not None:
             return refused
         form = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
-        fault = self._faults.draw(Channel.SMS)
+        fault = self._faults.draw(Channel.SMS, form.get("To", ""))
         if fault is None:
             return self._accept(form)
         return await go_wrong(

@@ -391,3 +391,15 @@ def test_nothing_is_sent_while_the_suppression_list_cannot_be_read(rehearse):
     with here.store.write() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO suppressions"))
     assert here.send_due(running).accepted == 2
+
+
+def test_a_worker_whose_lease_is_over_writes_nothing_even_if_nobody_has_noticed_it_yet(rehearse):
+    here = rehearse(crowd(3))
+    running = here.ready()
+    late = claim(here.store, run_id=running.run.run_id, step_no=1, worker="w", limit=2, lease=0)
+    assert look(here.store, late, seqs=late.seqs, attempt_ids=[new_attempt_id()], lease=60) == []
+    assert here.outcomes() == []
+    assert sorted(row.state for row in here.rows().values()) == ["claimed", "claimed", "queued"]
+    here.send_until_quiet(running)
+    assert len(here.truth()) == 3
+    here.require_balance(running)

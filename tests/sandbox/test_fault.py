@@ -66,12 +66,25 @@ def test_too_many_requests_say_when_to_come_back(start):
     assert send(sandbox, "sms", timeout=5).json()["code"] == 20429
 
 
-def test_shares_are_drawn_from_the_seed():
-    drawn = [Faults(7, {Fault.CLOSE: 0.2, Fault.BUSY: 0.1}) for _ in range(2)]
-    first, second = ([faults.draw(Channel.SMS) for _ in range(2_000)] for faults in drawn)
-    assert first == second
-    assert 0.16 < first.count(Fault.CLOSE) / 2_000 < 0.24
-    assert 0.07 < first.count(Fault.BUSY) / 2_000 < 0.13
+def test_shares_are_drawn_from_the_seed_and_the_request_in_whatever_order_requests_come():
+    people = [f"+1202555{number:04d}" for number in range(2_000)]
+
+    def drawn(order, seed=7):
+        faults = Faults(seed, {Fault.CLOSE: 0.2, Fault.BUSY: 0.1})
+        return {who: faults.draw(Channel.SMS, who) for who in order}
+
+    first = drawn(people)
+    assert drawn(reversed(people)) == first
+    assert drawn(people, seed=8) != first
+    found = list(first.values())
+    assert 0.16 < found.count(Fault.CLOSE) / 2_000 < 0.24
+    assert 0.07 < found.count(Fault.BUSY) / 2_000 < 0.13
+
+
+def test_who_was_put_off_once_is_not_put_off_for_ever():
+    faults = Faults(7, {Fault.BUSY: 0.5})
+    drawn = [faults.draw(Channel.EMAIL, "ann@person.example.com") for _ in range(50)]
+    assert {*drawn} == {None, Fault.BUSY}
 
 
 def test_an_unknown_fault_is_refused_with_the_known_ones(start):
