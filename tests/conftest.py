@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -20,6 +21,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from commplan.clock import Clock
+from commplan.ids import Keyring
 from commplan.settings import Settings
 from commplan.store import Store, open_store
 
@@ -111,21 +113,62 @@ def postgresql() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """URL of an empty database: each test that asks for it runs on SQLite and on PostgreSQL."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'store.sqlite'}"
-        return
-    server = make_url(request.getfixturevalue("postgresql")).set(drivername="postgresql+psycopg")
+@contextmanager
+def _database(server: str, *, like: str | None = None) -> Iterator[str]:
+    """Make a PostgreSQL database, a copy of another if that is named, for as long as it is needed; yields its URL."""
+    url = make_url(server).set(drivername="postgresql+psycopg")
     name = f"t{uuid4().hex}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield server.set(database=name).render_as_string(hide_password=False)
+        connection.execute(text(f"CREATE DATABASE {name}" + (f" TEMPLATE {like}" if like else "")))
+    yield url.set(database=name).render_as_string(hide_password=False)
     with engine.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     engine.dispose()
+
+
+def _migrate(url: str) -> None:
+    store = Store(url, Clock.real(), Keyring("of nobody"))
+    store.upgrade()
+    store.dispose()
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with all tables: migrating one for each test would take longer than the tests."""
+    file = tmp_path_factory.mktemp("migrated") / "store.sqlite"
+    _migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgresql: str) -> Iterator[str]:
+    """Name of a PostgreSQL database with all tables, to be copied."""
+    with _database(postgresql) as url:
+        _migrate(url)
+        yield str(make_url(url).database)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database without tables: each test that asks for it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.sqlite'}"
+        return
+    with _database(request.getfixturevalue("postgresql")) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a migrated database in which nothing is yet: each test that asks for it runs on both."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "store.sqlite")
+        yield f"sqlite:///{tmp_path / 'store.sqlite'}"
+        return
+    template = request.getfixturevalue("migrated_database")
+    with _database(request.getfixturevalue("postgresql"), like=template) as url:
+        yield url
 
 
 @pytest.fixture

@@ -81,9 +81,9 @@ def test_a_database_that_cannot_be_reached_is_said_plainly(settings: Settings) -
 
 
 def test_a_store_of_the_first_version_keeps_its_rows_and_their_ties_when_it_is_upgraded(
-    settings: Settings, store_url: str
+    settings: Settings, empty_url: str
 ) -> None:
-    old = Store(store_url, settings.make_clock(), settings.make_keyring())
+    old = Store(empty_url, settings.make_clock(), settings.make_keyring())
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with old.write() as connection:
@@ -134,9 +134,9 @@ def test_the_tables_are_those_that_the_migrations_make(store: Store) -> None:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_a_store_with_runs_in_it_is_brought_to_this_version(settings: Settings, store_url: str) -> None:
-    _migrate(store_url, "0001")
-    engine = create_engine(make_url(store_url))
+def test_a_store_with_runs_in_it_is_brought_to_this_version(settings: Settings, empty_url: str) -> None:
+    _migrate(empty_url, "0001")
+    engine = create_engine(make_url(empty_url))
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO bundles VALUES ('d', '{}')"))
         connection.execute(
@@ -148,7 +148,7 @@ def test_a_store_with_runs_in_it_is_brought_to_this_version(settings: Settings, 
         )
         connection.execute(text("INSERT INTO flow_runs (flow_run_id, run_id) SELECT 'f', run_id FROM runs"))
     engine.dispose()
-    opened = open_store(settings.model_copy(update={"store_url": SecretStr(store_url)}))
+    opened = open_store(settings.model_copy(update={"store_url": SecretStr(empty_url)}))
     with opened.write() as connection:
         changed = connection.execute(update(runs).values(state=RunState.SUPERSEDED)).rowcount
     assert changed == 1

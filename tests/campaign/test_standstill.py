@@ -91,7 +91,7 @@ def test_a_sender_at_work_writes_nothing_after_the_requests_it_has_under_way(reh
     sender = Sender(store=here.store, gateways=type(gateways)(email=gateway, sms=gateway), settings=here.settings)
     tally = sender.send_step(running.run.run_id, 1)
     assert tally.batches == 1
-    assert tally.accepted == (10 if plan is LETTER else here.settings.sms.connections)
+    assert 1 <= tally.accepted <= (10 if plan is LETTER else here.settings.sms.connections)
     assert sorted({row.state for row in here.rows().values()}) == ["accepted", "queued"]
     go_on(here, running)
     assert here.send_due(running).accepted == 30 - tally.accepted

@@ -55,7 +55,7 @@ def read(value: object) -> object:
 
 
 @pytest.fixture
-def here(tmp_path: Path, store_url: str) -> Iterator[Installation]:
+def here(tmp_path: Path, empty_url: str) -> Iterator[Installation]:
     """The installation, with a sandbox that knows nothing of what went out before."""
     config = SandboxConfig(
         api_key=API_KEY,
@@ -67,7 +67,7 @@ def here(tmp_path: Path, store_url: str) -> Iterator[Installation]:
         switches=Switches.calm(),
     )
     with running(config) as url:
-        yield replace(Installation(folder=tmp_path, store_url=store_url), sandbox=url)
+        yield replace(Installation(folder=tmp_path, store_url=empty_url), sandbox=url)
 
 
 @pytest.mark.parametrize("file", LEDGERS, ids=[file.stem for file in LEDGERS])
