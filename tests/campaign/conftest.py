@@ -37,6 +37,8 @@ from commplan.tracking import PostKind, append, waiting
 from commplan.web.serve import make_server
 from tests.conftest import NOON
 
+#: Texts in flight at once.
+CONNECTIONS = 8
 PRIVATE, PUBLIC = generate_key()
 API_KEY, ACCOUNT, AUTH_TOKEN = "SG.of-the-tests", "AC" + "1" * 32, "an-auth-token"
 TEMPLATES = Path(campaign.__file__).parent.parent / "templates"
@@ -383,6 +385,7 @@ class Rehearsal:
             "COMMPLAN_EMAIL__API_KEY": API_KEY,
             "COMMPLAN_EMAIL__BATCH": str(given.email.batch),
             "COMMPLAN_SMS__BASE_URL": self.sandbox,
+            "COMMPLAN_SMS__CONNECTIONS": str(given.sms.connections),
             "COMMPLAN_SMS__ACCOUNT_SID": ACCOUNT,
             "COMMPLAN_SMS__AUTH_TOKEN": AUTH_TOKEN,
             "COMMPLAN_CLOCK__ORIGIN": clock.origin.isoformat(),
@@ -485,7 +488,11 @@ def rehearse(
                         base_url=url, api_key=SecretStr(API_KEY), webhook_keys=(PUBLIC,), batch=batch, timeout=timeout
                     ),
                     "sms": SmsSettings(
-                        base_url=url, account_sid=ACCOUNT, auth_token=SecretStr(AUTH_TOKEN), timeout=timeout
+                        connections=CONNECTIONS,
+                        base_url=url,
+                        account_sid=ACCOUNT,
+                        auth_token=SecretStr(AUTH_TOKEN),
+                        timeout=timeout,
                     ),
                     "clock": ClockSettings(origin=clock.origin, anchor=clock.anchor, factor=clock.factor),
                 }
