@@ -42,6 +42,8 @@ from commplan.witness import ask_sandbox
 
 #: Fewer due messages than this are sent by this process: starting others would take longer.
 WORTH_A_PROCESS = 5_000
+#: Fewer batches than this are not worth a machine: it needs some ten seconds to begin.
+WORTH_A_MACHINE = 20
 
 Progress = Callable[[int], None]
 
@@ -95,6 +97,20 @@ def start(
         run = ledger_run.load_run(store, run.run_id)
     campaign = Campaign(store, settings, run)
     campaign.require_fence()
+    return campaign
+
+
+def join(store: Store, settings: Settings, *, key: str, step_no: int) -> Campaign:
+    """Return a run that was started elsewhere, for a process that helps to send one of its steps.
+
+    RunError when there is no such run, or it is on another plan time; InputError when it has no such step.
+    """
+    run = ledger_run.find_run(store, key)
+    ledger_run.require_clock(store, run)
+    campaign = Campaign(store, settings, run)
+    steps = len(campaign.plan.sequence)
+    if not 1 <= step_no <= steps:
+        raise InputError.one("step", f"{key} has no step {step_no}", f"write a number from 1 to {steps}")
     return campaign
 
 
@@ -374,8 +390,17 @@ class Campaign:
 
     def senders(self, step_no: int) -> int:
         """Return how many senders are worth starting for what is due of a step now; 0 when nothing is due."""
-        due = schedule.due_count(self.store, run_id=self.run.run_id, step_no=step_no, now=self.store.clock.now())
-        return min(self.settings.processes, -(-due // WORTH_A_PROCESS))
+        return min(self.settings.processes, -(-self._due(step_no) // WORTH_A_PROCESS))
+
+    def hands(self, step_no: int) -> int:
+        """Return how many other machines are worth calling for what is due of a step now."""
+        if self.settings.machines == 1:
+            return 0
+        worth = self._due(step_no) // (WORTH_A_MACHINE * self.settings.email.batch)
+        return max(0, min(self.settings.machines, worth) - 1)
+
+    def _due(self, step_no: int) -> int:
+        return schedule.due_count(self.store, run_id=self.run.run_id, step_no=step_no, now=self.store.clock.now())
 
     def dispatch(
         self, step_no: int, shard: Shard = WHOLE, *, alone: bool = True, progress: Progress | None = None

@@ -53,12 +53,19 @@ def start_prefect(supervisor: Supervisor, environment: Mapping[str, str], port: 
 
 
 def start_worker(
-    supervisor: Supervisor, environment: Mapping[str, str], pool: str, *, named: str, stays: bool = False
+    supervisor: Supervisor,
+    environment: Mapping[str, str],
+    pool: str,
+    *,
+    named: str,
+    limit: int | None = None,
+    stays: bool = False,
 ) -> Child:
-    """Start a worker of a pool; its flow runs are its children."""
+    """Start a worker of a pool, with so many flow runs at once at the most; they are its children."""
+    limited = () if limit is None else ("--limit", str(limit))
     return supervisor.start(
         named,
-        python("-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", named),
+        python("-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", named, *limited),
         environment=environment,
         cwd=ROOT,
         stays=stays,

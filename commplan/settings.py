@@ -119,6 +119,13 @@ class Settings(BaseSettings):
         description="Largest share of a run's people that may leave its audience from one look to the next",
     )
     processes: int = Field(2, ge=1, le=64, description="Processes on this machine that render, or send a step, at once")
+    machines: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Machines that send a large step at once: more than one over PostgreSQL only, with workers of the "
+        "pool `senders` on the others",
+    )
     default_region: str = Field(
         "US", min_length=2, max_length=2, description="Country of phone numbers written without one"
     )
@@ -212,7 +219,7 @@ def load_settings() -> Settings:
     if misspelt := _misspelt(os.environ):
         raise InputError(misspelt)
     try:
-        return Settings()
+        settings = Settings()
     except SettingsError as error:
         field = re.search(r'field "(\w+)"', str(error))
         name = f"COMMPLAN_{field[1].upper()}" if field else "COMMPLAN_…"
@@ -230,3 +237,10 @@ def load_settings() -> Settings:
                 for problem in error.errors(include_input=False, include_url=False)
             ]
         ) from None
+    if settings.machines > 1 and not settings.store_address.startswith("postgresql"):
+        raise InputError.one(
+            "COMMPLAN_MACHINES",
+            "several machines share a store on PostgreSQL only",
+            "set COMMPLAN_STORE_URL to postgresql+psycopg://…, or leave COMMPLAN_MACHINES at 1",
+        )
+    return settings

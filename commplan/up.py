@@ -101,6 +101,8 @@ def _start(
         )
         for pool in ("campaigns", "upkeep"):
             start_worker(supervisor, environment, pool, named=f"worker-{pool}", stays=True)
+        if settings.machines > 1:
+            start_worker(supervisor, environment, "senders", named="worker-senders", limit=1, stays=True)
         supervisor.wait_for(receiver, lambda: answers(f"{addresses['receiver']}/healthz"), seconds=60)
     log = supervisor.logs / "upkeep.log"
     if run_once(python("-m", "flows.upkeep"), environment, log=log) is None:

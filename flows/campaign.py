@@ -17,13 +17,14 @@ from prefect.states import Completed
 from commplan import archive
 from commplan import campaign as work
 from commplan.campaign import Campaign
-from commplan.dispatch import Tally
 from commplan.errors import InputError, StoreError
 from commplan.heartbeat import beating
 from commplan.settings import load_settings
 from commplan.store import open_store
 from commplan.terms import RunState
+from flows import hands
 from flows.artifacts import publish_evaluation
+from flows.dispatch import send
 from flows.guard import guarded
 from flows.orchestrator import newer_occasion
 from flows.waits import hand_back, wait_until, wait_while
@@ -87,8 +88,10 @@ def carry(running: Campaign) -> None:
             wait_until(clock, clock.now() + SOURCE_PATIENCE, tell=tell)
             continue
         for step_no in due.steps if due else ():
-            send(running, step_no)
+            with hands.lent(running, step_no):
+                send(running, step_no)
     if goes_on(running) or running.state is RunState.FINISHED:
+        hands.let_go(running)
         evaluate(running)
 
 
@@ -172,35 +175,6 @@ def gather(running: Campaign) -> None:
             settled.lost,
             settled.unknown,
         )
-
-
-def send(running: Campaign, step_no: int) -> None:
-    """Send what is due of a step, by as many senders as are worth it."""
-    step, senders = running.plan.sequence[step_no - 1], running.senders(step_no)
-    futures = []
-    for number in range(1, senders + 1):
-        part = f" · {number} of {senders}" if senders > 1 else ""
-        named = dispatch.with_options(task_run_name=f"{step.step} · {step.channel}{part}")
-        futures.append(named.submit(running, step_no, alone=senders == 1))
-    tally = Tally()
-    for future in futures:
-        tally += future.result()
-    if senders:
-        get_run_logger().info(
-            "%s: %s accepted, %s refused, %s unknown", step.step, tally.accepted, tally.rejected, tally.unknown
-        )
-    if tally.postponed:
-        get_run_logger().warning(
-            "%s: the provider did not take %s messages for now; they are tried again", step.step, tally.postponed
-        )
-
-
-# Prefect never runs a task that sends a second time, and keeps nothing of it: the ledger is the memory.
-@task(retries=0, cache_policy=NO_CACHE, persist_result=False)
-@guarded
-def dispatch(running: Campaign, step_no: int, *, alone: bool) -> Tally:
-    """Send what is due of a step, as one of its senders: claim, last look, send, close, until nothing is due."""
-    return running.dispatch(step_no, alone=alone)
 
 
 @task(task_run_name="evaluate", cache_policy=NO_CACHE)

@@ -70,6 +70,7 @@ class Run:
     placeholder: str
     starts: int
     allow_list_only: bool
+    clock: str
 
 
 def run_key(plan: str, occurrence: str) -> str:
@@ -94,7 +95,6 @@ def start_run(
     """
     digest = planfile.digest(files)
     now = store.clock.now()
-    clock = _clock_text(store.clock)
     with store.write() as connection:
         upsert = sqlite.insert if store.is_sqlite else postgresql.insert
         connection.execute(
@@ -112,7 +112,7 @@ def start_run(
                 state=RunState.FROZEN,
                 people=plan.audience.people,
                 created_at=now,
-                clock=clock,
+                clock=_clock_text(store.clock),
                 placeholder=f"cp-{secrets.token_hex(5)}-",
             )
             .on_conflict_do_nothing()
@@ -121,11 +121,7 @@ def start_run(
         row = connection.execute(
             select(runs).where(runs.c.plan == plan.plan, runs.c.occurrence == occurrence).with_for_update()
         ).one()
-        if row.clock != clock:
-            raise RunError(
-                f"{row.run_key} was started on another plan time; continue it with the clock settings it was started "
-                "with, or use another run key"
-            )
+        require_clock(store, _as_run(row))
         connection.execute(
             update(runs)
             .where(runs.c.run_id == row.run_id)
@@ -144,6 +140,15 @@ def start_run(
             )
         record(connection, row.run_id, now, "started" if made else "joined", {})
     return _as_run(row)
+
+
+def require_clock(store: Store, run: Run) -> None:
+    """Refuse a run that was started on another plan time than the store's. RunError."""
+    if run.clock != _clock_text(store.clock):
+        raise RunError(
+            f"{run.run_key} was started on another plan time; continue it with the clock settings it was started "
+            "with, or use another run key"
+        )
 
 
 def _clock_text(clock: Clock) -> str:
