@@ -143,7 +143,7 @@ class Installation:
 
     def flow_process(self, flow_run: str) -> int | None:
         """Return the process that executes a flow run."""
-        return next((pid for pid, _, environ in _processes_of(self.home) if flow_run.encode() in environ), None)
+        return next((pid for pid, _, environ in processes_of(self.home) if flow_run.encode() in environ), None)
 
     def upkeep_process(self) -> int | None:
         """Return the process of an upkeep that holds the slot of its deployment."""
@@ -157,8 +157,8 @@ class Installation:
     def child(self, *words: str) -> int | None:
         """Return the child of `commplan up` whose command has these words."""
         wanted = [word.encode() for word in words]
-        for pid, command, _ in _processes_of(self.home):
-            if all(word in command.split(b"\0") for word in wanted) and _parent(pid) == self.process.pid:
+        for pid, command, _ in processes_of(self.home):
+            if all(word in command.split(b"\0") for word in wanted) and parent_of(pid) == self.process.pid:
                 return pid
         return None
 
@@ -189,7 +189,7 @@ class Installation:
         return dict(json.loads(done.stdout))
 
 
-def _processes_of(home: Path) -> Iterator[tuple[int, bytes, bytes]]:
+def processes_of(home: Path) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield every process with this home in its environment: its id, its command, its environment."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -200,7 +200,8 @@ def _processes_of(home: Path) -> Iterator[tuple[int, bytes, bytes]]:
             yield int(folder.name), command, environ
 
 
-def _parent(pid: int) -> int:
+def parent_of(pid: int) -> int:
+    """Return the process that started another; 0 when that has ended."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
@@ -248,4 +249,4 @@ def installed(home: Path) -> Iterator[Installation]:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=120)
     assert process.returncode == 0
-    assert not list(_processes_of(home)), "commplan up left processes behind"
+    assert not list(processes_of(home)), "commplan up left processes behind"
