@@ -5,6 +5,8 @@ Whoever sends reads everything from the store; the ledger gives each message to 
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -29,11 +31,11 @@ def dispatch(run_key: str, step: int) -> None:
     settings = load_settings()
     store = open_store(settings, create=False)
     try:
-        running = work.join(store, settings, key=run_key, step_no=step)
-        if running.state is RunState.EXECUTING:
-            send(running, step)
-        else:
-            get_run_logger().info("%s; there is nothing to help with", running.standing)
+        with closing(work.join(store, settings, key=run_key, step_no=step)) as running:
+            if running.state is RunState.EXECUTING:
+                send(running, step)
+            else:
+                get_run_logger().info("%s; there is nothing to help with", running.standing)
     finally:
         store.dispose()
 

@@ -23,6 +23,7 @@ from commplan.ledger import standstill
 from commplan.settings import load_settings
 from commplan.store import Store
 from commplan.supervisor import free_port
+from commplan.terms import RunState
 from flows import hands
 from flows.deployment import deploy
 from flows.dispatch import dispatch
@@ -88,11 +89,16 @@ def test_a_hand_is_refused_for_what_it_cannot_help_with(rehearse):
     elsewhere.dispose()
 
 
-def _lend(here: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what a flow run on another machine does for the first step."""
+def _elsewhere(here: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be another machine: with the settings, and without the organisation's database."""
     for name, value in here.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CRM_DATABASE_URL")
+
+
+def _lend(here: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what a flow run on another machine does for the first step."""
+    _elsewhere(here, monkeypatch)
     with disable_run_logger():
         dispatch.fn(run_key="letter@first", step=1)
 
@@ -202,4 +208,23 @@ def test_a_server_that_is_away_keeps_nobody_from_sending(rehearse):
         with hands.lent(running, 1):
             here.send_due(running)
         hands.let_go(running)
+    here.require_balance(running)
+
+
+@on_one_database
+def test_a_hand_sends_what_is_due_and_holds_the_run_when_its_provider_refuses_everything(
+    rehearse, prefect, monkeypatch
+):
+    here = rehearse(crowd(3), batch=1)
+    running = ready(here)
+    _elsewhere(here, monkeypatch)
+    monkeypatch.setenv("COMMPLAN_EMAIL__API_KEY", "SG.of-nobody")
+    with pytest.raises(RunError, match=r"letter@first is held: .*; mend that and start the same run again"):
+        dispatch(run_key="letter@first", step=1)
+    assert running.state is RunState.HELD
+    assert here.send_due(running).batches == 0
+    standstill.resume(here.store, running.run.run_id)
+    monkeypatch.setenv("COMMPLAN_EMAIL__API_KEY", here.environment()["COMMPLAN_EMAIL__API_KEY"])
+    dispatch(run_key="letter@first", step=1)
+    assert len(here.truth()) == 3
     here.require_balance(running)
