@@ -94,7 +94,7 @@ def try_source(
         tried = trial.try_source(plan, source_url=source_url(plan, settings, environ))
     except InputError as error:
         raise type(error)(located(error.findings)) from None
-    return replace(tried, findings=located(tried.findings))
+    return replace(tried, findings=located(tried.findings), advice=located(tried.advice))
 
 
 def require_source(path: Path, plan: Plan, files: Mapping[str, str], settings: Settings) -> None:

@@ -15,7 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.audience.person import no_column, read_id
 from commplan.audience.snapshot import known, open_source
-from commplan.audience.source import Source, Statement, as_utc
+from commplan.audience.source import Source, as_utc
+from commplan.audience.statement import Statement
 from commplan.errors import Finding, InputError
 from commplan.ids import RunId
 from commplan.plan import Conversion, Plan

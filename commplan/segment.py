@@ -108,7 +108,7 @@ def compile(audience: Audience, *, columns: Collection[str], dialect: str) -> st
         case = case.when(exp.Paren(this=tree), exp.Literal.string(name), copy=False)
     if remainder is not None:
         case = case.else_(exp.Literal.string(remainder), copy=False)
-    return case.sql(dialect, comments=False, identify=True)
+    return case.sql(dialect, comments=False)
 
 
 class _ConditionError(ValueError):
@@ -137,7 +137,7 @@ class _Checker:
         for column in list(tree.find_all(exp.Column)):
             name = self._resolve(column)
             column.set("this", exp.to_identifier(name, quoted=True))
-            column.set("table", exp.to_identifier("s", quoted=True))
+            column.set("table", exp.to_identifier("s"))
         return tree
 
     def _parse(self, text: str) -> exp.Expr:

@@ -13,17 +13,22 @@ from datetime import datetime, time
 from commplan import conversion
 from commplan.audience.person import find_columns
 from commplan.audience.snapshot import columns_of, open_source, query, with_segment
-from commplan.audience.source import Source, Statement
+from commplan.audience.source import Source
+from commplan.audience.statement import Statement
 from commplan.errors import Finding, InputError, UnreachableError
 from commplan.plan import Audience, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What a plan's source says of its queries; `columns` are those of the audience, none if its query is unusable."""
+    """What a plan's source says of its queries; `columns` are those of the audience, none if its query is unusable.
+
+    `advice` is about the source itself, and no fault of the plan.
+    """
 
     columns: tuple[str, ...]
     findings: tuple[Finding, ...]
+    advice: tuple[Finding, ...] = ()
 
 
 def try_source(plan: Plan, *, source_url: str) -> Trial:
@@ -40,10 +45,11 @@ def try_source(plan: Plan, *, source_url: str) -> Trial:
             find_columns(columns, plan.audience.contact, place=plan.plan)
         with _noting(findings):
             _try_segments(plan, source, statement, columns)
+    advice = source.advice
     for name, one in plan.conversions.items():
         with open_source(plan, source_url, field=f"conversions.{name}.sql") as source, _noting(findings):
             conversion.columns_of(source, source.statement(one.sql), one)
-    return Trial(columns=columns, findings=tuple(findings))
+    return Trial(columns=columns, findings=tuple(findings), advice=advice)
 
 
 @contextmanager
@@ -67,10 +73,10 @@ def _try_segments(plan: Plan, source: Source, statement: Statement, columns: Seq
     """Raise InputError with what is wrong with the segments: with their text, else what the database says of each."""
 
     def ask(audience: Audience) -> None:
-        select = with_segment(audience, columns, source.dialect)
+        select = with_segment(audience, columns, source)
         source.columns(statement, select=select, since=_since(plan))
 
-    with_segment(plan.audience, columns, source.dialect)
+    with_segment(plan.audience, columns, source)
     findings: list[Finding] = []
     with _noting(findings):
         ask(plan.audience)

@@ -6,10 +6,13 @@ import logging
 import os
 import re
 import shutil
+import socket
+import subprocess
 import tempfile
+import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -18,14 +21,22 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 from pydantic import SecretStr
 from sqlalchemy import create_engine, text
+from sqlalchemy.dialects import registry
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
 
 from commplan.clock import Clock
 from commplan.ids import Keyring
 from commplan.settings import Settings
 from commplan.store import Store, open_store
 
-_FOR_THE_TESTS = {"COMMPLAN_REQUIRE_BROWSER", "COMMPLAN_REQUIRE_POSTGRESQL", "COMMPLAN_SPECS"}
+_FOR_THE_TESTS = {
+    "COMMPLAN_REQUIRE_BROWSER",
+    "COMMPLAN_REQUIRE_MARIADB",
+    "COMMPLAN_REQUIRE_POSTGRESQL",
+    "COMMPLAN_SPECS",
+}
 
 #: Plan time of the tests: a Tuesday, 10:00 in Shanghai.
 NOON = datetime(2026, 12, 1, 2, 0, tzinfo=UTC)
@@ -113,18 +124,99 @@ def postgresql() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[str]:
+    """URL of a real MariaDB server that lives as long as the tests, with its own folder and port."""
+    with tempfile.TemporaryDirectory(prefix="commplan-mariadb-") as folder, _mariadb(Path(folder)) as url:
+        yield url
+
+
+@contextmanager
+def _mariadb(folder: Path) -> Iterator[str]:
+    programs = [shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in _MARIADB]
+    if None in programs:
+        assert not os.environ.get("COMMPLAN_REQUIRE_MARIADB"), "MariaDB is required and not installed"
+        pytest.skip("MariaDB tests need Debian's mariadb-server")
+    installer, server = map(str, programs)
+    common = ["--no-defaults", f"--datadir={folder / 'data'}", *(["--user=root"] if os.geteuid() == 0 else [])]
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(
+        [installer, *common, "--skip-test-db", "--auth-root-authentication-method=normal"], check=True, **quiet
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = [
+        f"--socket={folder / 'socket'}",
+        f"--pid-file={folder / 'pid'}",
+        "--bind-address=127.0.0.1",
+        f"--port={port}",
+    ]
+    # Nothing of it outlives the tests, so it need not survive a power cut.
+    small = [
+        "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-buffer-pool-size=16M",
+        "--skip-log-bin",
+        "--character-set-server=utf8mb4",
+    ]
+    process = subprocess.Popen([server, *common, *own, *small], **quiet)
+    url = f"mysql+pymysql://root@127.0.0.1:{port}"
+    engine = create_engine(url, poolclass=NullPool)
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                engine.connect().close()
+                break
+            except OperationalError:
+                assert process.poll() is None, "MariaDB did not start"
+                assert time.monotonic() < until, "MariaDB does not answer"
+                time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+_MARIADB = ("mariadb-install-db", "mariadbd")
+
+
 @contextmanager
 def _database(server: str, *, like: str | None = None) -> Iterator[str]:
-    """Make a PostgreSQL database, a copy of another if that is named, for as long as it is needed; yields its URL."""
-    url = make_url(server).set(drivername="postgresql+psycopg")
+    """Make a database on a server, a copy of another if that is named, for as long as it is needed; yields its URL."""
+    url = make_url(server)
+    is_postgresql = url.get_backend_name() == "postgresql"
+    if is_postgresql:
+        url = url.set(drivername="postgresql+psycopg")
     name = f"t{uuid4().hex}"
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}" + (f" TEMPLATE {like}" if like else "")))
     yield url.set(database=name).render_as_string(hide_password=False)
     with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        connection.execute(text(f"DROP DATABASE {name}" + (" WITH (FORCE)" if is_postgresql else "")))
     engine.dispose()
+
+
+#: DuckDB under a name that neither commplan nor sqlglot knows: any other database is read like that.
+registry.register("elsewhere", "duckdb_engine", "Dialect")
+
+
+@pytest.fixture
+def new_source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """What makes an empty database of a kind, to read people from; it lives as long as the test."""
+
+    def make(kind: str) -> str:
+        if kind in ("postgresql", "mariadb"):
+            return stack.enter_context(_database(request.getfixturevalue(kind)))
+        return f"{kind}:///{tmp_path / f'sample crm.{kind}'}"
+
+    with ExitStack() as stack:
+        yield make
 
 
 def _migrate(url: str) -> None:

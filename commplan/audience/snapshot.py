@@ -23,7 +23,8 @@ from commplan import segment
 from commplan.audience.enrolment import enrol, release
 from commplan.audience.person import Person, Reader
 from commplan.audience.planning import Planning, lost
-from commplan.audience.source import Source, Statement
+from commplan.audience.source import Source
+from commplan.audience.statement import Statement
 from commplan.errors import InputError, RunError
 from commplan.ids import RunId
 from commplan.plan import Audience, Plan
@@ -112,9 +113,9 @@ def columns_of(source: Source, statement: Statement, *, since: datetime | None) 
     return columns
 
 
-def with_segment(audience: Audience, columns: Sequence[str], dialect: str) -> str:
+def with_segment(audience: Audience, columns: Sequence[str], source: Source) -> str:
     """Return what to select from the audience's query: every column, then the segment. InputError for a bad segment."""
-    expression = segment.compile(audience, columns=columns, dialect=dialect)
+    expression = segment.compile(audience, columns=source.spelt(columns), dialect=source.dialect)
     return f"s.*, {expression or 'NULL'} AS {segment.SEGMENT_COLUMN}".replace(":", "\\:")
 
 
@@ -127,7 +128,7 @@ def read(
     reader = Reader(
         columns, plan.audience.contact, default_region=default_region, keyring=store.keyring, place=source.place
     )
-    select = with_segment(plan.audience, columns, source.dialect)
+    select = with_segment(plan.audience, columns, source)
     number = 0
     with closing(source.stream(statement, select=select, since=since)) as chunks:
         for chunk in chunks:

@@ -83,6 +83,7 @@ def _ask_source(
     unknown = sorted({name for person in people.values() for name in person} - set(tried.columns))
     return [
         f"the source answers: {len(tried.columns)} columns",
+        *(f"worth a look: {finding}" for finding in tried.advice),
         *(f"worth a look: the query returns no column {name}, which the invented people have" for name in unknown),
     ]
 
