@@ -30,6 +30,7 @@ from commplan.audience.address import read_email, read_phone, validated_email, v
 from commplan.audience.database import KNOWN
 from commplan.audience.person import Reader, read_consent, read_locale, read_zone
 from commplan.audience.planning import SILENCE, Planning
+from commplan.audience.snapshot import with_segment
 from commplan.audience.source import CHUNK, Source, as_utc
 from commplan.audience.statement import Statement
 from commplan.errors import InputError, RunError
@@ -117,21 +118,29 @@ def sqlite_crm(new_source: NewSource) -> Crm:
     return Crm(new_source("sqlite"), "text")
 
 
-@pytest.fixture(
-    params=[
-        ("sqlite", "text"),
-        ("postgresql", "timestamp"),
-        ("postgresql", "timestamp with time zone"),
-        ("mariadb", "datetime"),
-        ("mariadb", "timestamp null"),
-        ("duckdb", "timestamp"),
-        ("duckdb", "timestamp with time zone"),
-        ("elsewhere", "timestamp"),
-    ],
-    ids=" ".join,
-)
+#: Each kind of database with one of its kinds of time, and with the others.
+SOURCES = [
+    ("sqlite", "text"),
+    ("postgresql", "timestamp"),
+    ("postgresql", "timestamp with time zone"),
+    ("mariadb", "timestamp null"),
+]
+MORE_SOURCES = [
+    ("mariadb", "datetime"),
+    ("duckdb", "timestamp"),
+    ("duckdb", "timestamp with time zone"),
+    ("elsewhere", "timestamp"),
+]
+
+
+@pytest.fixture(params=SOURCES, ids=" ".join)
 def crm(request: pytest.FixtureRequest, new_source: NewSource) -> Crm:
-    """A source of each kind of database, with each of its kinds of time."""
+    kind, time = request.param
+    return Crm(new_source(kind), time)
+
+
+@pytest.fixture(params=[*SOURCES, *MORE_SOURCES], ids=" ".join)
+def any_crm(request: pytest.FixtureRequest, new_source: NewSource) -> Crm:
     kind, time = request.param
     return Crm(new_source(kind), time)
 
@@ -823,81 +832,81 @@ def ask(crm: Crm, sql: str, since: datetime | None = None, **changes: Any) -> li
         return [tuple(row) for chunk in source.stream(statement, since=since) for row in chunk]
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "delete from customers",
-        "update customers set email = null",
-        "insert into customers (customer_id) values (1)",
-        "drop table customers",
-        "create table x as select * from customers",
-        "select * from customers; delete from customers",
-        "select * into taken from customers",
-        "with gone as (delete from customers returning *) select * from gone",
-        "pragma journal_mode = delete",
-        "attach database 'x' as y",
-        "",
-        "-- nothing",
-        "vacuum",
-        "explain select * from customers",
-    ],
-)
-def test_anything_but_one_select_is_refused_before_it_is_run(crm: Crm, sql: str) -> None:
-    with pytest.raises(InputError, match="plan: source: the query"):
-        ask(crm, sql)
-    assert crm.count() == len(PEOPLE)
+NOT_ONE_SELECT = [
+    "delete from customers",
+    "update customers set email = null",
+    "insert into customers (customer_id) values (1)",
+    "drop table customers",
+    "create table x as select * from customers",
+    "select * from customers; delete from customers",
+    "select * into taken from customers",
+    "with gone as (delete from customers returning *) select * from gone",
+    "pragma journal_mode = delete",
+    "attach database 'x' as y",
+    "",
+    "-- nothing",
+    "vacuum",
+    "explain select * from customers",
+]
+
+
+def test_anything_but_one_select_is_refused_before_it_is_run(any_crm: Crm) -> None:
+    for sql in NOT_ONE_SELECT:
+        with pytest.raises(InputError, match=r"plan: source: the query (is not one SELECT|cannot be read as SQL)"):
+            ask(any_crm, sql)
+    assert any_crm.count() == len(PEOPLE)
 
 
 @pytest.mark.parametrize("sql", ["delete from customers", "create table x (y integer)"])
-def test_the_connection_itself_cannot_write(crm: Crm, sql: str) -> None:
-    if crm.kind == "elsewhere":
+def test_the_connection_itself_cannot_write(any_crm: Crm, sql: str) -> None:
+    if any_crm.kind == "elsewhere":
         pytest.skip("what cannot be forbidden is taken back: another test")
     with (
-        open_crm(crm) as source,
+        open_crm(any_crm) as source,
         pytest.raises(InputError, match="would write to the database"),
         source._reading() as reading,
     ):
         reading.ask(lambda connection: connection.execute(text(sql)), seconds=20)
-    assert crm.count() == len(PEOPLE)
+    assert any_crm.count() == len(PEOPLE)
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "select customer_id from customers where full_name = 'Bob' -- the end",
-        "select customer_id from customers where full_name = 'Bob'; -- the end",
-        "select customer_id /* ) as s; */ from customers where full_name = 'Bob';;",
-        "with b as (select * from customers) select customer_id from b where full_name = 'Bob' and ':x' = ':x'",
-        "select customer_id from customers where full_name = 'Bob' and 'a:b' like '%:b'",
-        "select customer_id from customers where full_name = 'Bob' union select customer_id from customers where 1 = 0",
-    ],
-)
-def test_one_select_in_any_dress_is_run_as_it_is(crm: Crm, sql: str) -> None:
-    assert ask(crm, sql) == [(3,)]
+ONE_SELECT = [
+    "select customer_id from customers where full_name = 'Bob' -- the end",
+    "select customer_id from customers where full_name = 'Bob'; -- the end",
+    "select customer_id /* ) as s; */ from customers where full_name = 'Bob';;",
+    "with b as (select * from customers) select customer_id from b where full_name = 'Bob' and ':x' = ':x'",
+    "select customer_id from customers where full_name = 'Bob' and 'a:b' like '%:b'",
+    "select customer_id from customers where full_name = 'Bob' union select customer_id from customers where 1 = 0",
+]
 
 
-def test_casts_with_colons_are_no_parameters(crm: Crm) -> None:
-    if crm.kind == "postgresql":
-        assert ask(crm, "select customer_id::text as a, '12:30'::time as b from customers where customer_id = 1") == [
-            ("1", datetime(2026, 1, 1, 12, 30).time())
-        ]
+def test_one_select_in_any_dress_is_run_as_it_is(any_crm: Crm) -> None:
+    for sql in ONE_SELECT:
+        assert ask(any_crm, sql) == [(3,)]
+
+
+def test_casts_with_colons_are_no_parameters(any_crm: Crm) -> None:
+    if any_crm.kind == "postgresql":
+        assert ask(
+            any_crm, "select customer_id::text as a, '12:30'::time as b from customers where customer_id = 1"
+        ) == [("1", datetime(2026, 1, 1, 12, 30).time())]
     else:
-        assert ask(crm, "select '12:30' as a, ':since' as b") == [("12:30", ":since")]
+        assert ask(any_crm, "select '12:30' as a, ':since' as b") == [("12:30", ":since")]
 
 
-def test_since_means_a_moment_in_the_zone_of_the_source(crm: Crm) -> None:
+def test_since_means_a_moment_in_the_zone_of_the_source(any_crm: Crm) -> None:
     sql = "select customer_id from customers where signed_up_at >= :since and signed_up_at < '2026-11-20'"
     midnight = datetime(2026, 10, 31, 16, 0, tzinfo=UTC)
-    assert ask(crm, sql, midnight) == [(6,)]
-    assert ask(crm, sql, midnight - timedelta(seconds=1)) == [(5,), (6,)]
-    assert ask(crm, sql, midnight + timedelta(seconds=1)) == []
+    assert ask(any_crm, sql, midnight) == [(6,)]
+    assert ask(any_crm, sql, midnight - timedelta(seconds=1)) == [(5,), (6,)]
+    assert ask(any_crm, sql, midnight + timedelta(seconds=1)) == []
 
 
-def test_a_query_with_since_needs_one_and_no_other_parameter(crm: Crm) -> None:
+def test_a_query_with_since_needs_one_and_no_other_parameter(any_crm: Crm) -> None:
     with pytest.raises(InputError, match="uses :since, and this run has none"):
-        ask(crm, "select * from customers where signed_up_at > :since")
+        ask(any_crm, "select * from customers where signed_up_at > :since")
     with pytest.raises(InputError, match="parameter other than :since"):
-        ask(crm, "select * from customers where email = :who and signed_up_at > :since", NOON)
+        ask(any_crm, "select * from customers where email = :who and signed_up_at > :since", NOON)
 
 
 def test_rows_come_in_chunks_and_no_more_than_allowed(sqlite_crm: Crm) -> None:
@@ -910,9 +919,9 @@ def test_rows_come_in_chunks_and_no_more_than_allowed(sqlite_crm: Crm) -> None:
         ask(sqlite_crm, sql, row_limit=CHUNK * 2)
 
 
-def test_a_query_that_takes_too_long_is_stopped(crm: Crm) -> None:
+def test_a_query_that_takes_too_long_is_stopped(any_crm: Crm) -> None:
     with pytest.raises(InputError, match=r"took longer than 0 s; narrow it, add an index"):
-        ask(crm, crm.endless, timeout=timedelta(seconds=0.3))
+        ask(any_crm, any_crm.endless, timeout=timedelta(seconds=0.3))
 
 
 def test_what_is_done_with_the_rows_does_not_count_against_the_time_out(sqlite_crm: Crm) -> None:
@@ -926,14 +935,14 @@ def test_what_is_done_with_the_rows_does_not_count_against_the_time_out(sqlite_c
         assert [len(chunk) for chunk in stream] == [1]
 
 
-def test_columns_are_known_without_reading_and_must_differ(crm: Crm) -> None:
-    with open_crm(crm) as source:
+def test_columns_are_known_without_reading_and_must_differ(any_crm: Crm) -> None:
+    with open_crm(any_crm) as source:
         assert source.columns(source.statement("select customer_id, email from customers"), since=None) == (
             "customer_id",
             "email",
         )
         twice = source.statement("select a.email, b.email from customers a, customers b")
-        if crm.kind in DUCKDB:
+        if any_crm.kind in DUCKDB:
             assert source.columns(twice, since=None) == ("email", "email_1")  # it tells them apart by itself
             return
         with pytest.raises(InputError, match=r"returns email.* twice; give each column a name of its own"):
@@ -965,11 +974,11 @@ def test_a_source_that_cannot_be_opened_is_said_plainly(url: str, message: str) 
     assert not any(secret in str(caught.value) for secret in ("hidden", "secret", "word"))
 
 
-def test_the_database_s_own_words_are_not_passed_on(crm: Crm) -> None:
+def test_the_database_s_own_words_are_not_passed_on(any_crm: Crm) -> None:
     with pytest.raises(InputError, match="the database refused the query") as caught:
-        ask(crm, "select nothing_of_the_kind as x, 'bob@person.example.com' as y from customers")
+        ask(any_crm, "select nothing_of_the_kind as x, 'bob@person.example.com' as y from customers")
     # The word is the planner's own; nothing else of what the database says is.
-    at = "" if crm.kind == "elsewhere" else ' at "nothing_of_the_kind"'
+    at = "" if any_crm.kind == "elsewhere" else ' at "nothing_of_the_kind"'
     assert re.search(rf"refused the query \(\w+\){at}; try it", str(caught.value))
     assert "column" not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -986,14 +995,18 @@ def test_what_cannot_be_forbidden_is_taken_back(elsewhere: Crm) -> None:
     assert elsewhere.count() == len(PEOPLE)
 
 
-def test_nothing_is_advised_about_a_database_that_cannot_write(crm: Crm) -> None:
-    with open_crm(crm) as source:
+def test_nothing_is_advised_about_a_database_that_cannot_write(any_crm: Crm) -> None:
+    with open_crm(any_crm) as source:
         source.columns(source.statement("select 1 as x"), since=None)
-        assert bool(source.advice) == (crm.kind == "elsewhere")
+        assert bool(source.advice) == (any_crm.kind == "elsewhere")
 
 
 def test_a_comment_that_mariadb_would_run_is_no_comment(mariadb_crm: Crm) -> None:
-    for sql in ("select 1 as x /*! into outfile '/tmp/x' */", "select /*M!100000 sleep(9), */ 1 as x"):
+    for sql in (
+        "/*! x */ select 1 as y",
+        "select 1 as x /*! into outfile '/tmp/x' */",
+        "select /*M!100000 sleep(9), */ 1 as x",
+    ):
         with pytest.raises(InputError, match="a comment that the server would run"):
             ask(mariadb_crm, sql)
     assert ask(mariadb_crm, "select '/*! x */' as x /* an ordinary one */ # and another") == [("/*! x */",)]
@@ -1094,6 +1107,32 @@ def test_a_query_is_put_where_the_database_allows_it(dialect: str, expected: str
         "with b as (select 1 as x from c) select x from b order by x; -- end", dialect=dialect, place="p"
     )
     assert statement.within("s.*", where="1 = 0") == expected
+
+
+def test_only_what_is_defined_in_front_stays_in_front() -> None:
+    def put(sql: str) -> str:
+        return Statement.check(sql, dialect="tsql", place="p").within("s.*")
+
+    front = "with a(x) as (select 1 as x), b as (select (2) as x from a) "
+    query = "(select x from a) union (select x from b)"
+    assert put(front + query) == f"{front}SELECT s.* FROM (\n{query}\n) s"
+    assert put("(select 1 as x) union select 2 as x").startswith("SELECT s.* FROM (\n(select 1")
+
+
+def test_mariadb_itself_ends_what_commplan_could_not(mariadb_crm: Crm) -> None:
+    with open_crm(mariadb_crm) as source, source._reading() as reading:
+        asked = text("SELECT @@max_statement_time, @@tx_read_only, @@tx_isolation")
+        told = reading.ask(lambda connection: connection.execute(asked).one(), seconds=20)
+    assert tuple(told) == (20 + 3600, 1, "REPEATABLE-READ")
+
+
+def test_columns_are_spelt_as_a_database_of_capitals_spells_them(elsewhere: Crm) -> None:
+    with open_crm(elsewhere) as source:
+        assert source.spelt(("customer_id", "Mixed")) == ("customer_id", "Mixed")
+        source._engine.dialect.requires_name_normalize = True
+        assert source.spelt(("customer_id", "Mixed")) == ("CUSTOMER_ID", "Mixed")
+        selected = with_segment(make_plan().audience, ("lifetime_value", "full_name"), source)
+        assert 's."LIFETIME_VALUE" >= 1000' in selected
 
 
 @pytest.mark.parametrize("grammar", sorted({known.grammar for known in KNOWN.values()}))

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
+from typer.testing import CliRunner
 
 import commplan
-from commplan import bundle
+from commplan import bundle, cli
 from commplan.errors import InputError, UnreachableError
 from commplan.settings import Settings
 from commplan.trial import Trial
@@ -146,10 +147,18 @@ def test_a_database_that_is_not_known_is_refused_at_its_line(tmp_path):
     assert "hidden" not in str(caught.value)
 
 
-def test_that_nobody_can_be_sure_of_a_database_is_advice_and_no_fault(tmp_path, new_source, crm):
-    assert tried(tmp_path / "certain", crm)[0].advice == ()
+def test_that_nobody_can_be_sure_of_a_database_is_advice_and_no_fault(tmp_path, new_source):
     found, lines = tried(tmp_path / "plan", with_table(new_source("elsewhere")))
     assert found.findings == ()
     (said,) = found.advice
     assert str(said).endswith("only reads; give commplan a user that may only read")
     assert lines[int(said.place.split(":")[1]) - 1].strip() == "url: env:CRM_DATABASE_URL"
+
+
+def test_check_shows_what_is_advised_about_the_source(tmp_path, new_source, monkeypatch):
+    monkeypatch.setenv("CRM_DATABASE_URL", with_table(new_source("elsewhere")))
+    monkeypatch.setenv("COMMPLAN_HOME", str(tmp_path / "home"))
+    said = CliRunner().invoke(cli.app, ["check", str(ONBOARDING / "plan.yaml")])
+    assert said.exit_code == 0
+    assert "worth a look: " in said.output
+    assert "commplan cannot make sure that elsewhere only reads; give commplan a user" in said.output

@@ -45,6 +45,7 @@ KNOWN: Mapping[str, Known] = {
     "clickhouse": Known("clickhouse", "clickhouse-sqlalchemy"),
     "clickhousedb": Known("clickhouse", "clickhouse-connect"),
     "cockroachdb": Known("postgres", "sqlalchemy-cockroachdb psycopg2-binary"),
+    "db2": Known("", "ibm_db_sa"),
     "databricks": Known("databricks", "databricks-sqlalchemy"),
     "drill": Known("drill", "sqlalchemy-drill"),
     "druid": Known("druid", "'pydruid[sqlalchemy]'"),
@@ -53,9 +54,9 @@ KNOWN: Mapping[str, Known] = {
     "hana": Known("", "sqlalchemy-hana"),
     "hive": Known("hive", "'PyHive[hive]'"),
     "ibm_db_sa": Known("", "ibm_db_sa"),
-    "mariadb": Known("mysql", "'commplan[mysql]'"),
+    "mariadb": Known("mysql", "PyMySQL"),
     "mssql": Known("tsql", "pyodbc"),
-    "mysql": Known("mysql", "'commplan[mysql]'"),
+    "mysql": Known("mysql", "PyMySQL"),
     "oracle": Known("oracle", "oracledb, and write oracle+oracledb://…"),
     "postgresql": Known("postgres", "'psycopg[binary]'"),
     "presto": Known("presto", "'PyHive[presto]'"),
@@ -293,7 +294,6 @@ class Duckdb(Database):
     """A file, opened with ``read_only``; another process may not have it open for writing."""
 
     is_read_only = True
-    _TROUBLES: Mapping[str, Trouble] = {"InterruptException": Trouble.SLOW, "IOException": Trouble.UNREACHABLE}
 
     @override
     def engine(self, url: URL) -> Engine:
@@ -312,7 +312,7 @@ class Duckdb(Database):
             return Complaint(trouble=Trouble.WRITES, code=kind)
         about_query = kind in ("BinderException", "CatalogException", "ParserException")
         return Complaint(
-            trouble=self._TROUBLES.get(kind, Trouble.REFUSED),
+            trouble=Trouble.SLOW if kind == "InterruptException" else Trouble.REFUSED,
             code=kind,
             word=_found(_OF_QUERY, said) if about_query else "",
         )

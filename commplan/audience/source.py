@@ -29,7 +29,7 @@ _LOG = logging.getLogger("commplan.audience")
 #: Rows asked for at a time.
 CHUNK = 5_000
 #: Machine seconds until a database that does not let us in is given up, and one that does not let us go.
-_OPENING, _CLOSING = 60, 5
+_OPENING, _CLOSING = 30, 5
 _EXAMPLE = "write sqlite:///FILE, postgresql://…, mysql://… or the URL of another database that SQLAlchemy knows"
 
 T = TypeVar("T")
@@ -254,6 +254,7 @@ class _Reading:
         self._aside = Aside()
         self._connection: Connection | None = None
         self._driver: object = None
+        self._may_run = True
         #: What is to be closed, in that thread, the last first.
         self.closing = ExitStack()
 
@@ -276,11 +277,12 @@ class _Reading:
         try:
             return self._aside.do(lambda: task(connection), seconds=seconds)
         except Exception as error:
+            self._may_run = isinstance(error, LateError)
             raise self._translated(error, is_open=True) from None
 
     def close(self, *, cancel: Callable[[object], None] | None = None) -> None:
         """Roll back and disconnect; `cancel` is told the driver's connection, and ends what may still be running."""
-        if cancel is not None and self._driver is not None:
+        if cancel is not None and self._driver is not None and self._may_run:
             Thread(target=_quietly, args=(cancel, self._driver), daemon=True).start()
         with suppress(Exception):
             self._aside.do(self.closing.close, seconds=_CLOSING)

@@ -100,10 +100,13 @@ def _is_ordered(tree: exp.Expr) -> bool:
 
 
 def _after_ctes(tokens: Sequence[Token]) -> int:
-    """Return where the query begins that follows ``WITH x AS (…)``, which SQL Server allows in front only."""
+    """Return where the query begins that follows ``WITH x AS (…), …``, which SQL Server allows in front only."""
+    if tokens[0].token_type.name != "WITH":
+        return 0
     depth = 0
-    for token in tokens:
+    for token, following in pairwise(tokens):
         depth += {"L_PAREN": 1, "R_PAREN": -1}.get(token.token_type.name, 0)
-        if depth == 0 and token.token_type.name == "SELECT":
-            return int(token.start)
+        ends = depth == 0 and token.token_type.name == "R_PAREN"
+        if ends and following.token_type.name not in ("ALIAS", "COMMA"):
+            return int(following.start)
     return 0

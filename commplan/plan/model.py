@@ -74,7 +74,8 @@ class Source(Part):
     """Where the audience comes from: a database and a query, or imported contacts."""
 
     url: EnvRef | None = Field(
-        None, description="`env:NAME` of a variable with the URL of the organisation's database, SQLite or PostgreSQL"
+        None,
+        description="`env:NAME` of a variable with the URL of the organisation's database, any that SQLAlchemy knows",
     )
     sql: Text | None = Field(None, description="One SELECT; `:since` is the time of this plan's last run")
     contacts: Name | None = Field(
