@@ -5,13 +5,12 @@ Reads files and settings, and asks the source; writes nothing.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from commplan import contacts, content, planfile, pricing, trial, yamlfile
+from commplan import contacts, content, letterhead, planfile, pricing, trial, yamlfile
 from commplan.channels.base import open_gateways
 from commplan.errors import Finding, InputError, UnreachableError
 from commplan.ledger.run import PLAN_FILE
@@ -19,9 +18,8 @@ from commplan.plan import Plan
 from commplan.settings import Settings
 from commplan.trial import Trial
 
-#: Names in a run's frozen files, besides the plan and its templates.
+#: Its name among a run's frozen files.
 PRICES_FILE = "prices.yaml"
-SENDER_FILE = "sender.json"
 
 
 def read_files(path: Path, settings: Settings) -> tuple[Plan, dict[str, str]]:
@@ -37,13 +35,7 @@ def read_files(path: Path, settings: Settings) -> tuple[Plan, dict[str, str]]:
     except OSError:
         raise InputError.one(str(settings.prices), "the price file cannot be read", "set COMMPLAN_PRICES") from None
     pricing.read_prices(files[PRICES_FILE], str(settings.prices))
-    sender = {
-        "public_url": settings.public_url,
-        "from_address": settings.email.from_address,
-        "from_name": settings.email.from_name,
-        "from_number": settings.sms.from_number,
-    }
-    files[SENDER_FILE] = json.dumps(sender, sort_keys=True)
+    files[letterhead.FILE] = letterhead.written(settings)
     return plan, files
 
 
@@ -101,16 +93,3 @@ def require_source(path: Path, plan: Plan, files: Mapping[str, str], settings: S
     """Refuse a plan that its database cannot answer; InputError with every finding at its line and column."""
     if findings := try_source(path, plan, files, settings).findings:
         raise InputError(findings)
-
-
-def with_sender(settings: Settings, files: Mapping[str, str]) -> Settings:
-    """Return the settings with the sender and the public address that a run was started with."""
-    sender = json.loads(files[SENDER_FILE])
-    email = {"from_address": sender["from_address"], "from_name": sender["from_name"]}
-    return settings.model_copy(
-        update={
-            "public_url": sender["public_url"],
-            "email": settings.email.model_copy(update=email),
-            "sms": settings.sms.model_copy(update={"from_number": sender["from_number"]}),
-        }
-    )

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from commplan import archive, audience, bundle, conversion, evaluation, metrics, notice, planfile, pricing, tracking
+from commplan import archive, bundle, conversion, evaluation, letterhead, metrics, notice, planfile, pricing, tracking
+from commplan.audience import refresh as refreshing
+from commplan.audience import snapshot
 from commplan.channels.base import Gateways, open_gateways
 from commplan.dispatch import Sender, Tally, send_in_process
 from commplan.errors import FenceError, HaltError, InputError, RunError, TransientError
@@ -152,7 +154,7 @@ class Campaign:
     @cached_property
     def frozen_settings(self) -> Settings:
         """The settings, with the sender and the public address that the run was started with."""
-        return bundle.with_sender(self.settings, self.files)
+        return letterhead.restored(self.settings, self.files)
 
     @cached_property
     def gateways(self) -> Gateways:
@@ -222,7 +224,7 @@ class Campaign:
                 except TransientError as error:
                     raise RunError(f"{url}: {error.reason}; {remedy}, then start the run again") from None
 
-    def resolve_audience(self, *, progress: Progress | None = None) -> audience.Resolution | None:
+    def resolve_audience(self, *, progress: Progress | None = None) -> snapshot.Resolution | None:
         """Freeze who the run is for: the snapshot, its exclusions and enrolments.
 
         One process at a time for one plan: waits for another's turn to end, and returns None if that has done it. A
@@ -249,7 +251,7 @@ class Campaign:
             with store.read() as connection:
                 since = ledger_run.since_of(connection, self.plan, self.run.run_id)
             try:
-                resolution = audience.resolve(
+                resolution = snapshot.resolve(
                     store,
                     run_id=self.run.run_id,
                     plan=self.plan,
@@ -376,7 +378,7 @@ class Campaign:
         converted = conversion.gather(store, run_id=run_id, plan=self.plan, source_url=self.source_url, now=now)
         if not refresh:
             return converted, 0
-        refreshed = audience.refresh(
+        refreshed = refreshing.refresh(
             store,
             run_id=run_id,
             plan=self.plan,

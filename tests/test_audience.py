@@ -25,7 +25,9 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from commplan import audience, contacts
+from commplan import contacts
+from commplan.audience import refresh as refreshing
+from commplan.audience import snapshot
 from commplan.audience.address import read_email, read_phone, validated_email, validated_phone
 from commplan.audience.database import KNOWN
 from commplan.audience.person import Reader, read_consent, read_locale, read_zone
@@ -206,9 +208,9 @@ def new_run(store: Store, occurrence: str = "1", **values: object) -> RunId:
 
 
 @pytest.fixture
-def resolve(store: Store, tmp_path: Path) -> Callable[..., audience.Resolution]:
-    def run(run_id: RunId, crm: Crm, plan: Plan | None = None, **more: Any) -> audience.Resolution:
-        return audience.resolve(
+def resolve(store: Store, tmp_path: Path) -> Callable[..., snapshot.Resolution]:
+    def run(run_id: RunId, crm: Crm, plan: Plan | None = None, **more: Any) -> snapshot.Resolution:
+        return snapshot.resolve(
             store,
             **{
                 "run_id": run_id,
@@ -228,8 +230,8 @@ def resolve(store: Store, tmp_path: Path) -> Callable[..., audience.Resolution]:
 
 def refresh(
     store: Store, run_id: RunId, crm: Crm, now: datetime = NOON, max_leaving: float = 0.2
-) -> audience.Refreshed:
-    return audience.refresh(
+) -> refreshing.Refreshed:
+    return refreshing.refresh(
         store,
         run_id=run_id,
         plan=make_plan(),
@@ -255,7 +257,7 @@ def everything(store: Store) -> tuple[object, ...]:
         )
 
 
-Resolve = Callable[..., audience.Resolution]
+Resolve = Callable[..., snapshot.Resolution]
 
 # --- the snapshot ---------------------------------------------------------------------------------------------------
 
@@ -281,7 +283,7 @@ def test_everyone_of_the_source_is_a_recipient_or_a_counted_reject(
     rows = people(store, run_id)
     assert {row.seq: contact for contact, row in rows.items()} == {1: "6", 2: "1", 3: "2", 4: "3", 5: "4"}
     rejects = tmp_path / "home" / "rejects" / f"onboarding@{run_id}.csv"
-    assert rejects == audience.rejects_path(tmp_path / "home", f"onboarding@{run_id}")
+    assert rejects == snapshot.rejects_path(tmp_path / "home", f"onboarding@{run_id}")
     assert stat.S_IMODE(rejects.stat().st_mode) == 0o600
     assert rejects.read_text().splitlines() == [
         "row,contact id,reason,SANDBOX",
@@ -418,7 +420,7 @@ def test_a_stalled_process_writes_nothing_and_removes_nothing_once_another_has_t
     fill(sqlite_crm, 2 * CHUNK + 1)
     first = new_run(store, "1")
     second = first if of_the_same_run else new_run(store, "2")
-    found: list[audience.Resolution] = []
+    found: list[snapshot.Resolution] = []
 
     def stall(rows: int) -> None:
         if rows == CHUNK:
@@ -721,7 +723,7 @@ def test_nothing_changes_while_the_source_is_the_same(store: Store, crm: Crm, re
     run_id = new_run(store)
     resolve(run_id, crm)
     before = everything(store)
-    assert refresh(store, run_id, crm) == audience.Refreshed(present=5, left=0, returned=0, changed=0)
+    assert refresh(store, run_id, crm) == refreshing.Refreshed(present=5, left=0, returned=0, changed=0)
     assert everything(store) == before
 
 
@@ -730,7 +732,7 @@ def test_who_is_gone_has_left_and_may_come_back(store: Store, crm: Crm, resolve:
     resolve(run_id, crm)
     crm.write("UPDATE customers SET signed_up_at = '2026-01-01' WHERE customer_id = 1")
     found = refresh(store, run_id, crm, NOON + timedelta(days=2))
-    assert found == audience.Refreshed(present=4, left=1, returned=0, changed=0)
+    assert found == refreshing.Refreshed(present=4, left=1, returned=0, changed=0)
     assert people(store, run_id)["1"].left_at == NOON + timedelta(days=2)
     assert refresh(store, run_id, crm, NOON + timedelta(days=3)).left == 0
     assert people(store, run_id)["1"].left_at == NOON + timedelta(days=2)
@@ -1187,7 +1189,7 @@ def test_imported_contacts_are_an_audience_too(store: Store, tmp_path: Path) -> 
         start=None,
     )
     run_id = new_run(store)
-    found = audience.resolve(
+    found = snapshot.resolve(
         store,
         run_id=run_id,
         plan=plan,

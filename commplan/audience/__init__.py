@@ -2,8 +2,3 @@
 
 Never writes to that data, and never drops a person without saying so.
 """
-
-from commplan.audience.refresh import Refreshed, refresh
-from commplan.audience.snapshot import Resolution, rejects_path, resolve
-
-__all__ = ["Refreshed", "Resolution", "refresh", "rejects_path", "resolve"]
