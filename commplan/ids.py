@@ -73,8 +73,7 @@ class Keyring:
 
     def address_key(self, channel: str, address: str) -> AddressKey:
         """Return the keyed hash of an address that is already normalised; 128 bits as hex."""
-        digest = hmac.new(self._address_key, f"{channel}:{address}".encode(), hashlib.sha256)
-        return AddressKey(digest.hexdigest()[:32])
+        return AddressKey(hmac.digest(self._address_key, f"{channel}:{address}".encode(), "sha256").hex()[:32])
 
     def tokens(self, purpose: TokenPurpose, refs: Iterable[MessageRef]) -> list[Token]:
         """Return one opaque 22-character token for each reference, in order.

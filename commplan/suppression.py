@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Text, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Subquery, Text, and_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.consent import BLOCKS, SCOPE_ALL, WISHES, Contact, Suppression
-from commplan.ids import AddressKey
+from commplan.ids import AddressKey, RunId
 from commplan.store.given import given
-from commplan.store.tables import suppressions
+from commplan.store.tables import recipients, suppressions
 from commplan.terms import Channel, Reason
 
 
@@ -30,6 +30,10 @@ class Listed:
     ) -> None:
         self._by_address = by_address
         self._by_contact = by_contact
+
+    def __bool__(self) -> bool:
+        """Whether anything is listed about any of them."""
+        return bool(self._by_address or self._by_contact)
 
     def of(self, channel: Channel, address_key: AddressKey, contact: Contact | None) -> frozenset[Suppression]:
         """Return what is listed on a channel about an address, and about the person who has it if that is known."""
@@ -111,6 +115,19 @@ def look_up(connection: Connection, *, address_keys: Iterable[str], contacts: It
         {"people": Text(), "contact_id": Text()},
         [(contact.people, contact.contact_id) for contact in contacts],
     )
+    return _listed(connection, keys, who)
+
+
+def of_recipients(connection: Connection, run_id: RunId, first: int, last: int) -> Listed:
+    """Return what the suppression list says about a range of a run's recipients and their addresses."""
+    mine = and_(recipients.c.run_id == run_id, recipients.c.seq.between(first, last))
+    emails = select(recipients.c.email_key.label("address_key")).where(mine)
+    keys = emails.union_all(select(recipients.c.phone_key).where(mine)).subquery("keys")
+    who = select(recipients.c.people, recipients.c.contact_id).where(mine).subquery("who")
+    return _listed(connection, keys, who)
+
+
+def _listed(connection: Connection, keys: Subquery, who: Subquery) -> Listed:
     named = (suppressions.c.people == who.c.people) & (suppressions.c.contact_id == who.c.contact_id)
     in_force = suppressions.c.lifted_at.is_(None)
     by_address: dict[tuple[Channel, AddressKey], frozenset[Suppression]] = {}

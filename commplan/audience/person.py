@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -16,6 +17,8 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
+
+import orjson
 
 from commplan.audience.address import read_email, read_phone
 from commplan.errors import Finding, InputError, quoted
@@ -145,6 +148,8 @@ class Reader:
     def as_json(self, row: Sequence[Any]) -> str:
         """Return the row's columns as a JSON object; InputError names a column whose values JSON has no form for."""
         values = dict(zip(self.columns, row, strict=False))
+        with suppress(TypeError):
+            return orjson.dumps(values, default=_as_json).decode()
         try:
             return _encode(values)
         except (TypeError, ValueError):

@@ -13,11 +13,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from sqlalchemy import Connection, delete, func, insert, select, text
+from sqlalchemy import Connection, delete, func, select, text
 
 from commplan import segment
 from commplan.audience.enrolment import enrol, release
@@ -29,6 +30,7 @@ from commplan.errors import InputError, RunError
 from commplan.ids import RunId
 from commplan.plan import Audience, Plan
 from commplan.store import Store
+from commplan.store.bulk import insert_rows
 from commplan.store.tables import recipients
 from commplan.terms import Channel, Reason
 
@@ -81,6 +83,8 @@ _PERSON = (
     "email_consent",
     "sms_consent",
 )
+_of_person = attrgetter(*_PERSON)
+_COLUMNS = ("run_id", "seq", "people", "segment", "columns", *_PERSON)
 
 
 def open_source(plan: Plan, source_url: str, *, field: str | None = None) -> Source:
@@ -180,8 +184,7 @@ def resolve(
                 with store.write() as connection:
                     planning.hold(connection)
                     rows = tally.recipients(connection, reader, chunk, reject)
-                    if rows:
-                        connection.execute(insert(recipients), rows)
+                    insert_rows(connection, recipients, _COLUMNS, rows)
                 if progress is not None:
                     progress(tally.returned)
         enrol(store, planning=planning, plan=plan, people=tally.audience, now=now)
@@ -262,11 +265,11 @@ class _Tally:
         reader: Reader,
         chunk: Sequence[SourceRow],
         reject: Callable[[int, str | None, str], None],
-    ) -> list[dict[str, Any]]:
+    ) -> list[tuple[object, ...]]:
         """Return the recipients to insert, numbered on from those before; ids seen in any chunk are rejected."""
         ids = [reader.contact_id(row.values) for row in chunk]
         seen = {row.contact_id for row in known(connection, self._run_id, [i for i in ids if i is not None])}
-        rows: list[dict[str, Any]] = []
+        rows: list[tuple[object, ...]] = []
         for row, contact_id in zip(chunk, ids, strict=True):
             self.returned += 1
             if contact_id is None or contact_id in seen:
@@ -279,24 +282,26 @@ class _Tally:
             person = reader.read(row.values, contact_id)
             self._count(person, row, reject)
             rows.append(
-                {
-                    "run_id": self._run_id,
-                    "seq": self.audience,
-                    "people": self._people,
-                    "segment": row.segment,
-                    "columns": reader.as_json(row.values),
-                    **{name: getattr(person, name) for name in _PERSON},
-                }
+                (
+                    self._run_id,
+                    self.audience,
+                    self._people,
+                    row.segment,
+                    reader.as_json(row.values),
+                    *_of_person(person),
+                )
             )
         return rows
 
     def _count(self, person: Person, row: SourceRow, reject: Callable[[int, str | None, str], None]) -> None:
         self._segments[row.segment] += 1
-        self._unread.update(person.unread)
+        if person.unread:
+            self._unread.update(person.unread)
         reasons = [person.email_reason] if Channel.EMAIL in self._channels else []
         reasons += [person.phone_reason] if Channel.SMS in self._channels else []
         missing = [reason for reason in reasons if reason is not None]
-        self._unreachable.update(missing)
+        if missing:
+            self._unreachable.update(missing)
         if len(missing) == len(reasons):
             reject(row.number, person.contact_id, " ".join(missing))
 

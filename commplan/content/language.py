@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from jinja2 import DictLoader, StrictUndefined, Undefined, UndefinedError, nodes
@@ -178,6 +179,7 @@ class Language(SlotEnvironment):
         """Leave `str.format` to `is_safe_attribute`, which refuses it."""
 
 
+@cache
 def is_markup(name: str | None) -> bool:
     """Tell whether what a template prints is escaped: the kind in the file's name decides, subjects are plain text."""
     if name is None:

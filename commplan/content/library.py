@@ -167,9 +167,11 @@ class Library:
     def _values(self, variant: _Variant, slots: list[Slot]) -> tuple[str, ...]:
         """Return what stands at the placeholders; a fault if a value could be taken for one, or is no address."""
         values = tuple(map(str, slots))
-        if _CONTROL.search("\n".join(values)):
+        joined = "\n".join(values)
+        if _CONTROL.search(joined):
             values = tuple(_CONTROL.sub("", value) for value in values)
-        if self._prefix in "\n".join(values):
+            joined = "\n".join(values)
+        if self._prefix in joined:
             site = next(site for site, value in zip(variant.sites, values, strict=True) if self._prefix in value)
             raise TemplateFault.at(site, "holds what only this run's placeholders may hold", "clean the column")
         for number in variant.addresses:

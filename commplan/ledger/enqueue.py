@@ -6,13 +6,12 @@ Nothing is due before every row of the run is there; a planning that was cut sho
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import Connection, delete, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.content import Skeleton
 from commplan.errors import RunError
@@ -20,12 +19,28 @@ from commplan.ids import AddressKey, RunId
 from commplan.ledger.run import ranges
 from commplan.ledger.schedule import drop_orphans
 from commplan.store import Store
+from commplan.store.bulk import insert_rows
 from commplan.store.tables import message_values, messages, runs, skeletons
+from commplan.store.types import to_micros
 from commplan.terms import Channel, MessageState, Reason, RunState
 
+_MESSAGE = (
+    "run_id",
+    "step_no",
+    "seq",
+    "channel",
+    "state",
+    "address_key",
+    "due_at",
+    "not_after",
+    "skeleton_no",
+    "parts",
+)
+_EXCLUDED = ("run_id", "step_no", "seq", "channel", "state", "reason")
+_VALUES = ("run_id", "step_no", "seq", "slot_values")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+
+class Draft(NamedTuple):
     """A message about to be written: excluded for a `reason`, or with its frozen content."""
 
     step_no: int
@@ -74,18 +89,11 @@ class Enqueuer:
         with self._store.write() as connection:
             self._require_frozen(connection)
             self._write_skeletons(connection, drafts)
-            rows = [self._row(draft) for draft in drafts]
-            sendable = [row for row in rows if row["state"] != MessageState.EXCLUDED]
-            excluded = [row for row in rows if row["state"] == MessageState.EXCLUDED]
-            if excluded:
-                connection.execute(insert(messages), excluded)
-            if sendable:
-                upsert = sqlite.insert if self._store.is_sqlite else postgresql.insert
-                connection.execute(upsert(messages).on_conflict_do_nothing(), sendable)
-                connection.execute(
-                    insert(message_values), [self._values(draft) for draft in drafts if not draft.reason]
-                )
-                self._exclude_refused(connection, sendable)
+            sendable = [draft for draft in drafts if draft.reason is None]
+            self._exclude(connection, ((draft, draft.reason) for draft in drafts if draft.reason is not None))
+            insert_rows(connection, messages, _MESSAGE, [self._row(draft) for draft in sendable], skip_conflicts=True)
+            insert_rows(connection, message_values, _VALUES, [self._values(draft) for draft in sendable])
+            self._exclude_refused(connection, sendable)
 
     def _require_frozen(self, connection: Connection) -> None:
         state = connection.execute(
@@ -118,63 +126,49 @@ class Enqueuer:
         if fresh:
             connection.execute(insert(skeletons), fresh)
 
-    def _row(self, draft: Draft) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "run_id": self._run_id,
-            "step_no": draft.step_no,
-            "seq": draft.seq,
-            "channel": draft.channel,
-            "state": MessageState.EXCLUDED,
-            "reason": draft.reason,
-        }
-        if draft.reason is not None:
-            return row
+    def _row(self, draft: Draft) -> tuple[object, ...]:
         if draft.skeleton is None or draft.address_key is None:
             raise ValueError("a draft has either a reason to be excluded or content and an address")
-        return row | {
-            "state": MessageState.NOT_DUE if draft.due_at is None else MessageState.QUEUED,
-            "address_key": draft.address_key,
-            "due_at": draft.due_at,
-            "not_after": draft.not_after,
-            "skeleton_no": self._numbers[draft.skeleton.digest],
-            "parts": draft.parts,
-        }
+        return (
+            self._run_id,
+            draft.step_no,
+            draft.seq,
+            draft.channel.value,
+            (MessageState.NOT_DUE if draft.due_at is None else MessageState.QUEUED).value,
+            draft.address_key,
+            None if draft.due_at is None else to_micros(draft.due_at),
+            None if draft.not_after is None else to_micros(draft.not_after),
+            self._numbers[draft.skeleton.digest],
+            draft.parts,
+        )
 
-    def _values(self, draft: Draft) -> dict[str, Any]:
-        values = json.dumps(list(draft.values), ensure_ascii=False)
-        return {"run_id": self._run_id, "step_no": draft.step_no, "seq": draft.seq, "slot_values": values}
+    def _values(self, draft: Draft) -> tuple[object, ...]:
+        return self._run_id, draft.step_no, draft.seq, orjson.dumps(draft.values).decode()
 
-    def _exclude_refused(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        by_step: dict[int, list[Mapping[str, Any]]] = {}
-        for row in rows:
-            by_step.setdefault(row["step_no"], []).append(row)
+    def _exclude(self, connection: Connection, drafts: Iterable[tuple[Draft, Reason]]) -> None:
+        rows = [
+            (self._run_id, draft.step_no, draft.seq, draft.channel.value, MessageState.EXCLUDED.value, reason.value)
+            for draft, reason in drafts
+        ]
+        insert_rows(connection, messages, _EXCLUDED, rows)
+
+    def _exclude_refused(self, connection: Connection, drafts: Sequence[Draft]) -> None:
+        by_step: dict[int, list[Draft]] = {}
+        for draft in drafts:
+            by_step.setdefault(draft.step_no, []).append(draft)
         for step_no, wanted in by_step.items():
-            low, high = min(row["seq"] for row in wanted), max(row["seq"] for row in wanted)
+            seqs = [draft.seq for draft in wanted]
             there = set(
                 connection.execute(
                     select(messages.c.seq).where(
                         messages.c.run_id == self._run_id,
                         messages.c.step_no == step_no,
-                        messages.c.seq.between(low, high),
+                        messages.c.seq.between(min(seqs), max(seqs)),
                     )
                 ).scalars()
             )
-            refused = [row for row in wanted if row["seq"] not in there]
-            if refused:
-                connection.execute(
-                    insert(messages),
-                    [
-                        {
-                            "run_id": self._run_id,
-                            "step_no": step_no,
-                            "seq": row["seq"],
-                            "channel": row["channel"],
-                            "state": MessageState.EXCLUDED,
-                            "reason": Reason.SAME_ADDRESS,
-                        }
-                        for row in refused
-                    ],
-                )
+            refused = ((draft, Reason.SAME_ADDRESS) for draft in wanted if draft.seq not in there)
+            self._exclude(connection, refused)
 
     def finish(self) -> None:
         """Close what can never become due. Short transactions."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row, select
 
@@ -40,6 +40,14 @@ class Rendered:
     faults: Counter[Finding]
 
 
+class _Occasion(NamedTuple):
+    """What is alike for everybody of one segment in one place: what they get in a step, from when, and until when."""
+
+    touch: Touch
+    due_at: datetime | None
+    not_after: datetime | None
+
+
 class Renderer:
     """Renders the people of one run; used by one thread at a time.
 
@@ -56,7 +64,7 @@ class Renderer:
         self._library = Library(self._plan, files, run.placeholder)
         self._allowed = allowed_addresses(store, self._plan, settings)
         self._begins = begins
-        self._touches: dict[tuple[int, str | None], Touch] = {}
+        self._occasions: dict[tuple[int, str | None, str | None, str | None], _Occasion] = {}
         self._faults: Counter[Finding] = Counter()
 
     def render(self, first: int, last: int) -> Rendered:
@@ -67,11 +75,11 @@ class Renderer:
                 .where(recipients.c.run_id == self._run.run_id, recipients.c.seq.between(first, last))
                 .order_by(recipients.c.seq)
             ).all()
+            listed = suppression.of_recipients(connection, self._run.run_id, first, last)
         self._faults = Counter()
-        return Rendered(people=len(people), drafts=self._drafts(people), faults=self._faults)
+        return Rendered(people=len(people), drafts=self._drafts(people, listed), faults=self._faults)
 
-    def _drafts(self, people: Sequence[Row[Any]]) -> list[Draft]:
-        listed = self._listed(people)
+    def _drafts(self, people: Sequence[Row[Any]], listed: Listed) -> list[Draft]:
         columns = [json.loads(person.columns) for person in people]
         drafts = []
         for step_no in range(1, len(self._plan.sequence) + 1):
@@ -85,12 +93,6 @@ class Renderer:
                     drafts.append(draft)
         return drafts
 
-    def _touch(self, step_no: int, segment: str | None) -> Touch:
-        found = self._touches.get((step_no, segment))
-        if found is None:
-            found = self._touches[step_no, segment] = self._plan.touch(step_no, segment)
-        return found
-
     def _draft_one(
         self,
         step_no: int,
@@ -99,8 +101,10 @@ class Renderer:
         links: Mapping[str, str],
         listed: Listed,
     ) -> Draft | None:
-        touch = self._touch(step_no, person.segment)
-        reason = self._exclusion(touch, person, listed)
+        occasion = self._occasion(step_no, person.segment, person.zone, person.country)
+        touch = occasion.touch
+        key = person.email_key if touch.channel is Channel.EMAIL else person.phone_key
+        reason = self._exclusion(touch, person, key, listed)
         if reason is not None:
             return Draft(step_no=step_no, seq=person.seq, channel=touch.channel, reason=reason)
         try:
@@ -114,53 +118,50 @@ class Renderer:
         except TemplateFault as fault:
             self._faults[fault.finding] += 1
             return None
-        due = late = None
-        if self._plan.follows(step_no) is None:
-            zones = zones_of(person.zone, person.country, self._plan.zone)
-            due, late = due_in(touch, self._begins, zones, self._plan.sequence[step_no - 1].not_after)
         return Draft(
             step_no=step_no,
             seq=person.seq,
             channel=touch.channel,
-            address_key=address_key_of(person, touch.channel),
-            due_at=due,
-            not_after=late,
+            address_key=AddressKey(key),
+            due_at=occasion.due_at,
+            not_after=occasion.not_after,
             skeleton=rendered.skeleton,
             values=rendered.values,
             parts=rendered.parts,
         )
 
-    def _exclusion(self, touch: Touch, person: Row[Any], listed: Listed) -> Reason | None:
+    def _occasion(self, step_no: int, segment: str | None, zone: str | None, country: str | None) -> _Occasion:
+        found = self._occasions.get((step_no, segment, zone, country))
+        if found is None:
+            touch = self._plan.touch(step_no, segment)
+            due = late = None
+            if self._plan.follows(step_no) is None:
+                lateness = self._plan.sequence[step_no - 1].not_after
+                due, late = due_in(touch, self._begins, zones_of(zone, country, self._plan.zone), lateness)
+            found = _Occasion(touch=touch, due_at=due, not_after=late)
+            self._occasions[step_no, segment, zone, country] = found
+        return found
+
+    def _exclusion(self, touch: Touch, person: Row[Any], key: str | None, listed: Listed) -> Reason | None:
         if person.excluded is not None:
             return Reason(person.excluded)
         if touch.skip:
             return Reason.SKIPPED_SEGMENT
         email = touch.channel is Channel.EMAIL
         bad = person.email_reason if email else person.phone_reason
-        if bad is not None:
+        if bad is not None or key is None:
             return Reason(bad)
-        key = address_key_of(person, touch.channel)
+        contact = Contact(people=person.people, contact_id=person.contact_id) if listed else None
         reason = consent.exclusion(
             purpose=self._plan.purpose,
             topic=self._plan.topic,
             channel=touch.channel,
             consent=person.email_consent if email else person.sms_consent,
             basis=self._plan.basis,
-            suppressions=listed.of(touch.channel, key, Contact(people=person.people, contact_id=person.contact_id)),
+            suppressions=listed.of(touch.channel, AddressKey(key), contact) if listed else (),
         )
         if reason is not None:
             return reason
         if self._allowed is not None and key not in self._allowed:
             return Reason.NOT_ON_ALLOW_LIST
         return None
-
-    def _listed(self, people: Sequence[Row[Any]]) -> Listed:
-        keys = {key for person in people for key in (person.email_key, person.phone_key) if key is not None}
-        contacts = {Contact(people=person.people, contact_id=person.contact_id) for person in people}
-        with self._store.read() as connection:
-            return suppression.look_up(connection, address_keys=keys, contacts=contacts)
-
-
-def address_key_of(person: Row[Any], channel: Channel) -> AddressKey:
-    """Return the key of a recipient's address on a channel; the recipient has one."""
-    return AddressKey(person.email_key if channel is Channel.EMAIL else person.phone_key)
