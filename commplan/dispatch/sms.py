@@ -18,7 +18,7 @@ from commplan.dispatch.patience import Patience
 from commplan.dispatch.tally import Tally
 from commplan.envelope import Acceptance, TextMessage
 from commplan.errors import DeliveryError, HaltError, TransientError
-from commplan.ids import AddressKey, AttemptId, TokenPurpose, new_attempt_id
+from commplan.ids import AddressKey, AttemptId, Token, TokenPurpose, new_attempt_id
 from commplan.ledger import close
 from commplan.ledger.claim import Batch
 from commplan.ledger.look import Outgoing, look_in, write_by
@@ -53,7 +53,10 @@ def send_texts(
                 landed = work.flying.popleft() if len(work.flying) == 2 or not work.waiting else []
                 outgoing = work.turn(landed, half)
                 if outgoing:
-                    texts = [text_message(store, batch, out) for out in outgoing]
+                    tokens = store.keyring.tokens(TokenPurpose.MESSAGE, [out.ref for out in outgoing])
+                    texts = [
+                        text_message(store, batch, out, token) for out, token in zip(outgoing, tokens, strict=True)
+                    ]
                     sent = [pool.submit(gateway.send, text) for text in texts]
                     work.flying.append(list(zip(outgoing, sent, strict=True)))
                 if work.refused is not None:
@@ -139,13 +142,13 @@ class _Texts:
             close.take_back(self._store, out.attempt_id)
 
 
-def text_message(store: Store, batch: Batch, out: Outgoing) -> TextMessage:
-    """Return the text of one message, valid until its hours or its time are over."""
+def text_message(store: Store, batch: Batch, out: Outgoing, token: Token) -> TextMessage:
+    """Return the text of one message, known to its provider by `token`, valid until its hours or its time are over."""
     now = store.clock.now()
     latest = min(out.not_after, out.closes_at) if out.closes_at is not None else out.not_after
     return TextMessage(
         attempt_id=out.attempt_id,
-        token=store.keyring.token(TokenPurpose.MESSAGE, out.ref),
+        token=token,
         address=out.address,
         body=fill(batch.text.text, batch.text.placeholders, out.values),
         valid_for=max(1, min(36_000, int((latest - now).total_seconds()))),

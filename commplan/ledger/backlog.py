@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, case, func, select
 
 from commplan.clock import Clock
 from commplan.ids import RunId
-from commplan.ledger.breaker import held_back
+from commplan.ledger.breaker import halted_countries, held_back
 from commplan.ledger.run import plan_of
 from commplan.store.tables import attempts, messages
 from commplan.store.types import machine_now
@@ -47,8 +47,9 @@ class StepBacklog:
 def backlog(connection: Connection, run_id: RunId, clock: Clock) -> list[StepBacklog]:
     """Return what each step of a run has still to do."""
     now = clock.now()
-    waits = and_(messages.c.state == MessageState.QUEUED, held_back(connection, run_id, now))
-    queued = and_(messages.c.state == MessageState.QUEUED, ~held_back(connection, run_id, now))
+    countries = halted_countries(connection, run_id)
+    waits = and_(messages.c.state == MessageState.QUEUED, held_back(countries, now))
+    queued = and_(messages.c.state == MessageState.QUEUED, ~held_back(countries, now))
     later = and_(queued, messages.c.due_at > now)
     rows = connection.execute(
         select(

@@ -5,7 +5,7 @@ The counting is that of the ledger itself, so it holds over any number of worker
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -191,13 +191,18 @@ def _halt_countries(store: Store, attempt_id: AttemptId, error: HaltError, seqs:
                 record(connection, row.run_id, now, "country halted", {"country": row.country, "code": error.code})
 
 
-def held_back(connection: Connection, run_id: RunId, now: datetime) -> ColumnElement[bool]:
-    """Return the condition that a message of the run waits for its country: it is neither claimed nor sent.
-
-    Once it is too late for it the condition is false, so that the last look lets it expire.
-    """
+def halted_countries(connection: Connection, run_id: RunId) -> tuple[str, ...]:
+    """Return the countries that a run does not text for now."""
     halted = select(country_halts.c.country).where(country_halts.c.run_id == run_id)
-    countries = connection.execute(halted).scalars().all()
+    return tuple(connection.execute(halted.order_by(country_halts.c.country)).scalars())
+
+
+def held_back(countries: Collection[str], now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return the condition that a message waits because its number is of one of the `halted_countries` of its run.
+
+    Such a message is neither claimed nor sent. Once it is too late for it the condition is false, so that the last
+    look lets it expire.
+    """
     if not countries:
         return false()
     there = (
@@ -221,7 +226,7 @@ def country_halts_of(connection: Connection, run_id: RunId, now: datetime) -> li
         .where(
             messages.c.run_id == run_id,
             messages.c.state == MessageState.QUEUED,
-            held_back(connection, run_id, now),
+            held_back(halted_countries(connection, run_id), now),
         )
         .group_by(country)
     )

@@ -8,8 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
 
 from commplan.errors import RunError
 from commplan.ids import BatchId, RunId
@@ -18,7 +31,7 @@ from commplan.ledger.rate import Limit, Wait, open_bucket
 from commplan.ledger.standstill import sending_state
 from commplan.store import Store
 from commplan.store.tables import batches, messages, skeletons
-from commplan.store.types import among, machine_now
+from commplan.store.types import UtcDateTime, among, machine_now
 from commplan.terms import Channel, MessageState, RunState
 
 
@@ -96,19 +109,19 @@ def claim(
             rates=rates,
         )
         if isinstance(batch, Batch):
-            queued = and_(
-                messages.c.run_id == run_id,
-                messages.c.step_no == step_no,
-                among(messages.c.seq, batch.seqs),
-                messages.c.state == MessageState.QUEUED,
-            )
-            take_up(connection, batch, queued)
+            take_up(connection, batch)
     return batch
 
 
-def take_up(connection: Connection, batch: Batch, queued: ColumnElement[bool]) -> None:
+def take_up(connection: Connection, batch: Batch) -> None:
     """Note that the messages of a batch that was picked are claimed, in the caller's transaction."""
-    connection.execute(update(messages).where(queued).values(state=MessageState.CLAIMED, batch_id=batch.batch_id))
+    picked = and_(
+        messages.c.run_id == batch.run_id,
+        messages.c.step_no == batch.step_no,
+        among(messages.c.seq, batch.seqs),
+        messages.c.state == MessageState.QUEUED,
+    )
+    connection.execute(update(messages).where(picked).values(state=MessageState.CLAIMED, batch_id=batch.batch_id))
 
 
 def pick(
@@ -124,20 +137,13 @@ def pick(
     rates: Mapping[Channel, Limit] | None,
 ) -> Batch | Wait | None:
     """Choose what `claim` takes and open its batch, in the caller's transaction; the messages are still queued."""
-    now = store.clock.now()
     if sending_state(connection, run_id) is not RunState.EXECUTING:
         return None
-    due = and_(
-        messages.c.run_id == run_id,
-        messages.c.step_no == step_no,
-        messages.c.state == MessageState.QUEUED,
-        messages.c.due_at <= now,
-        ~breaker.held_back(connection, run_id, now),
-        shard.where(),
-    )
-    skeleton_no = _oldest(connection, run_id, due)
+    search = _search(shard, breaker.halted_countries(connection, run_id))
+    due = {"of_run": run_id, "of_step": step_no, "now": store.clock.now()}
+    skeleton_no = connection.execute(search.oldest, due).scalar_one_or_none()
     if skeleton_no is None:
-        if connection.execute(select(messages.c.seq).where(due).limit(1)).first() is not None:
+        if connection.execute(search.any, due).first() is not None:
             raise RunError(
                 f"the texts of step {step_no} are gone from the store, so what waits for them cannot be sent; "
                 "restore the store, or cancel the run"
@@ -152,17 +158,7 @@ def pick(
         if not bucket.whole:
             return bucket.wait(limit)
         limit = min(limit, bucket.whole)
-    seqs = (
-        connection.execute(
-            select(messages.c.seq)
-            .where(due, messages.c.skeleton_no == skeleton_no)
-            .order_by(messages.c.due_at, messages.c.seq)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        .scalars()
-        .all()
-    )
+    seqs = connection.execute(search.first, due | {"of_skeleton": skeleton_no, "most": limit}).scalars().all()
     if not seqs:
         return None
     if bucket is not None:
@@ -190,15 +186,45 @@ def pick(
     )
 
 
-def _oldest(connection: Connection, run_id: RunId, due: ColumnElement[bool]) -> int | None:
-    """Return the skeleton of the message that has been due longest, by one look into the index for each skeleton."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """How to find what is due. Parameters: `of_run`, `of_step`, `now`; for `first` also `of_skeleton` and `most`.
+
+    `oldest` is the skeleton of the message that has been due longest, found by one look into the index for each
+    skeleton; `any` tells whether there is one at all; `first` are the messages of a skeleton, longest due first.
+    """
+
+    oldest: Select[tuple[int]]
+    any: Select[tuple[int]]
+    first: Select[tuple[int]]
+
+
+@lru_cache(maxsize=256)
+def _search(shard: Shard, countries: tuple[str, ...]) -> _Search:
+    now = bindparam("now", type_=UtcDateTime())
+    due = and_(
+        messages.c.run_id == bindparam("of_run"),
+        messages.c.step_no == bindparam("of_step"),
+        messages.c.state == MessageState.QUEUED,
+        messages.c.due_at <= now,
+        ~breaker.held_back(countries, now),
+        shard.where(),
+    )
     at = (
         select(func.min(messages.c.due_at))
         .where(due, messages.c.skeleton_no == skeletons.c.skeleton_no)
         .correlate(skeletons)
         .scalar_subquery()
     )
-    waiting = select(skeletons.c.skeleton_no, at.label("at")).where(skeletons.c.run_id == run_id).subquery()
-    return connection.execute(
-        select(waiting.c.skeleton_no).where(waiting.c.at.is_not(None)).order_by(waiting.c.at).limit(1)
-    ).scalar_one_or_none()
+    waiting = (
+        select(skeletons.c.skeleton_no, at.label("at")).where(skeletons.c.run_id == bindparam("of_run")).subquery()
+    )
+    return _Search(
+        oldest=select(waiting.c.skeleton_no).where(waiting.c.at.is_not(None)).order_by(waiting.c.at).limit(1),
+        any=select(messages.c.seq).where(due).limit(1),
+        first=select(messages.c.seq)
+        .where(due, messages.c.skeleton_no == bindparam("of_skeleton"))
+        .order_by(messages.c.due_at, messages.c.seq)
+        .limit(bindparam("most", type_=Integer()))
+        .with_for_update(skip_locked=True),
+    )

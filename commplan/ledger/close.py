@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, null, or_, select, update
+import orjson
+from sqlalchemy import ColumnElement, Connection, Text, and_, bindparam, case, func, null, or_, select, update
 
 from commplan.ids import AttemptId, MessageRef, RunId
 from commplan.ledger.claim import Batch
 from commplan.ledger.schedule import release_followers
 from commplan.store import Store
 from commplan.store.tables import attempts, batches, enrolments, messages, recipients, runs
-from commplan.store.types import among, machine_now
+from commplan.store.types import UtcDateTime, among, entry, listed, machine_now
 from commplan.terms import AttemptOutcome, MessageState, OnUnknown, Reason, RunState
 
 _ON_WIRE = (MessageState.SENDING, MessageState.UNKNOWN)
@@ -41,6 +42,46 @@ _BACK: Mapping[str, object] = {
     ),
     "batch_id": None,
 }
+
+
+#: Requests were taken by the provider, which has named them.
+_TAKEN = (
+    update(attempts)
+    .where(
+        attempts.c.attempt_id.in_(bindparam("of_attempts", expanding=True)),
+        or_(attempts.c.outcome == AttemptOutcome.OPEN, attempts.c.outcome == AttemptOutcome.UNKNOWN),
+        attempts.c.decision.is_distinct_from(OnUnknown.RESEND),
+    )
+    .values(
+        outcome=AttemptOutcome.ACCEPTED,
+        provider_id=entry(bindparam("named", type_=Text()), attempts.c.attempt_id),
+        status=None,
+        code=None,
+        closed_machine=machine_now(),
+    )
+)
+_OF_ATTEMPTS = messages.c.attempt_id.in_(bindparam("of_attempts", expanding=True))
+_PROVIDER_ID = (
+    select(attempts.c.provider_id)
+    .where(attempts.c.attempt_id == messages.c.attempt_id)
+    .correlate(messages)
+    .scalar_subquery()
+)
+#: Its messages are accepted, and those that a receipt has moved on already get the provider's id.
+_ACCEPTED = (
+    update(messages)
+    .where(_OF_ATTEMPTS, messages.c.state.in_(_ON_WIRE))
+    .values(state=MessageState.ACCEPTED, accepted_at=bindparam("now", type_=UtcDateTime()), provider_id=_PROVIDER_ID)
+    .returning(messages.c.run_id, messages.c.step_no, messages.c.seq)
+)
+_CARRIED = select(func.coalesce(func.sum(attempts.c.messages), 0)).where(
+    attempts.c.attempt_id.in_(bindparam("of_attempts", expanding=True))
+)
+_NAMED_LATER = (
+    update(messages)
+    .where(_OF_ATTEMPTS, messages.c.provider_id.is_(None), messages.c.state.not_in(_TO_SEND))
+    .values(provider_id=_PROVIDER_ID)
+)
 
 
 def _close_attempt(
@@ -82,43 +123,25 @@ def accept_in(connection: Connection, accepted: Mapping[AttemptId, str | None], 
     """Do what `accept` does, in the caller's transaction."""
     if not accepted:
         return 0
-    connection.execute(
-        update(attempts)
-        .where(
-            attempts.c.attempt_id == bindparam("of"),
-            or_(attempts.c.outcome == AttemptOutcome.OPEN, attempts.c.outcome == AttemptOutcome.UNKNOWN),
-            attempts.c.decision.is_distinct_from(OnUnknown.RESEND),
-        )
-        .values(
-            outcome=AttemptOutcome.ACCEPTED,
-            provider_id=bindparam("provider"),
-            status=None,
-            code=None,
-            closed_machine=machine_now(),
-        ),
-        [{"of": attempt_id, "provider": provider_id} for attempt_id, provider_id in sorted(accepted.items())],
-    )
-    provider_id = (
-        select(attempts.c.provider_id)
-        .where(attempts.c.attempt_id == messages.c.attempt_id)
-        .correlate(messages)
-        .scalar_subquery()
-    )
-    of_attempts = messages.c.attempt_id.in_(accepted)
-    rows = connection.execute(
-        update(messages)
-        .where(of_attempts, messages.c.state.in_(_ON_WIRE))
-        .values(state=MessageState.ACCEPTED, accepted_at=now, provider_id=provider_id)
-        .returning(messages.c.run_id, messages.c.step_no, messages.c.seq)
-    ).all()
-    connection.execute(
-        update(messages)
-        .where(of_attempts, messages.c.provider_id.is_(None), messages.c.state.not_in(_TO_SEND))
-        .values(provider_id=provider_id)
-    )
+    named = orjson.dumps(accepted).decode()
+    these = {"of_attempts": sorted(accepted), "now": now, "named": named}
+    connection.execute(_TAKEN, these)
+    rows = connection.execute(_ACCEPTED, these).all()
+    if len(rows) < connection.execute(_CARRIED, these).scalar_one():
+        connection.execute(_NAMED_LATER, these)
     refs = [*recover(connection, accepted), *(MessageRef(row.run_id, row.step_no, row.seq) for row in rows)]
     keep(connection, refs, now=now)
     return len(refs)
+
+
+#: Requests that were given up for lost, or are to be sent again.
+_GIVEN_UP = select(attempts.c.attempt_id, attempts.c.wire_at).where(
+    attempts.c.attempt_id.in_(bindparam("of_attempts", expanding=True)),
+    or_(
+        attempts.c.outcome == AttemptOutcome.LOST,
+        and_(attempts.c.outcome == AttemptOutcome.UNKNOWN, attempts.c.decision == OnUnknown.RESEND),
+    ),
+)
 
 
 def recover(connection: Connection, proven: Mapping[AttemptId, str | None]) -> list[MessageRef]:
@@ -128,15 +151,8 @@ def recover(connection: Connection, proven: Mapping[AttemptId, str | None]) -> l
     sent again become accepted as of the moment the request was written; those that went out again have arrived
     twice, and the request keeps its outcome and the provider's name as a witness of that. In the caller's transaction.
     """
-    again = or_(
-        attempts.c.outcome == AttemptOutcome.LOST,
-        and_(attempts.c.outcome == AttemptOutcome.UNKNOWN, attempts.c.decision == OnUnknown.RESEND),
-    )
     refs: list[MessageRef] = []
-    judged = connection.execute(
-        select(attempts.c.attempt_id, attempts.c.wire_at).where(attempts.c.attempt_id.in_(sorted(proven)), again)
-    ).all()
-    for row in judged:
+    for row in connection.execute(_GIVEN_UP, {"of_attempts": sorted(proven)}).all():
         provider_id = proven[AttemptId(row.attempt_id)]
         saved = connection.execute(
             update(messages)
@@ -152,6 +168,36 @@ def recover(connection: Connection, proven: Mapping[AttemptId, str | None]) -> l
     return refs
 
 
+_FIRST = (
+    update(runs)
+    .where(runs.c.run_id == bindparam("of_run"), runs.c.first_accepted_at.is_(None))
+    .values(first_accepted_at=bindparam("now", type_=UtcDateTime()))
+)
+
+
+def _of_this_run(column: ColumnElement[str]) -> ColumnElement[str]:
+    return select(column).where(runs.c.run_id == bindparam("of_run")).scalar_subquery()
+
+
+_KEPT = (
+    update(enrolments)
+    .where(
+        enrolments.c.plan == _of_this_run(runs.c.plan),
+        enrolments.c.people == _of_this_run(runs.c.people),
+        enrolments.c.contact_id.in_(
+            select(recipients.c.contact_id).where(
+                recipients.c.run_id == bindparam("of_run"),
+                among(recipients.c.seq, bindparam("of_seqs", type_=Text())),
+            )
+        ),
+        enrolments.c.run_id == bindparam("of_run"),
+        # Written so that no index of the run's whole list is searched for it.
+        enrolments.c.state + "" == "reserved",
+    )
+    .values(state="kept", at=bindparam("now", type_=UtcDateTime()))
+)
+
+
 def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -> None:
     """Do what follows from newly accepted messages: enrolments are kept, later steps get their due time.
 
@@ -159,25 +205,9 @@ def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -
     """
     for run_id in {ref.run_id for ref in refs}:
         # The run's row first, as everywhere: whoever cancels the run holds it while taking enrolments back.
+        connection.execute(_FIRST, {"of_run": run_id, "now": now})
         connection.execute(
-            update(runs)
-            .where(runs.c.run_id == run_id, runs.c.first_accepted_at.is_(None))
-            .values(first_accepted_at=now)
-        )
-        seqs = [ref.seq for ref in refs if ref.run_id == run_id]
-        plan, people = connection.execute(select(runs.c.plan, runs.c.people).where(runs.c.run_id == run_id)).one()
-        reached = select(recipients.c.contact_id).where(recipients.c.run_id == run_id, among(recipients.c.seq, seqs))
-        connection.execute(
-            update(enrolments)
-            .where(
-                enrolments.c.plan == plan,
-                enrolments.c.people == people,
-                enrolments.c.contact_id.in_(reached),
-                enrolments.c.run_id == run_id,
-                # Written so that no index of the run's whole list is searched for it.
-                enrolments.c.state + "" == "reserved",
-            )
-            .values(state="kept", at=now)
+            _KEPT, {"of_run": run_id, "of_seqs": listed([ref.seq for ref in refs if ref.run_id == run_id]), "now": now}
         )
     release_followers(connection, refs)
 

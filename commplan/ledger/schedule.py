@@ -181,7 +181,7 @@ def next_due(store: Store, run_id: RunId) -> Due | None:
         queued = and_(
             messages.c.run_id == run_id,
             messages.c.state == MessageState.QUEUED,
-            ~breaker.held_back(connection, run_id, now),
+            ~breaker.held_back(breaker.halted_countries(connection, run_id), now),
         )
         moments: list[tuple[datetime, int]] = [
             (row.at, row.step_no)
@@ -240,7 +240,7 @@ def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> in
                     messages.c.step_no == step_no,
                     messages.c.state == MessageState.QUEUED,
                     messages.c.due_at <= now,
-                    ~breaker.held_back(connection, run_id, now),
+                    ~breaker.held_back(breaker.halted_countries(connection, run_id), now),
                 )
             ).scalar_one()
         )

@@ -203,11 +203,11 @@ def next_moment(found: Sequence[Unsettled], now: datetime) -> datetime | None:
     return min((look for one in found if (look := next_look(one, now)) is not None), default=None)
 
 
-def number_in_doubt(message: FromClause, now: datetime) -> ColumnElement[bool]:
+def number_in_doubt(message: FromClause, since: ColumnElement[datetime]) -> ColumnElement[bool]:
     """Return the SQL for: of another text to the number of a row of `message` nobody knows whether it was sent.
 
-    A second one would make the two indistinguishable in the provider's list. Past the time of evidence it no longer
-    matters.
+    A second one would make the two indistinguishable in the provider's list. Past the time of evidence, that is
+    written before `since`, it no longer matters.
     """
     other, attempt = messages.alias("in_doubt"), attempts.alias("of_doubt")
     return (
@@ -218,7 +218,7 @@ def number_in_doubt(message: FromClause, now: datetime) -> ColumnElement[bool]:
             other.c.channel == Channel.SMS,
             other.c.state == MessageState.UNKNOWN,
             attempt.c.decision.is_(None),
-            attempt.c.wire_at > now - EVIDENCE_TIME,
+            attempt.c.wire_at > since,
         )
         .correlate(message)
         .exists()

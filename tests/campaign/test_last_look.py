@@ -12,7 +12,7 @@ from sqlalchemy import select, text, update
 from commplan.dispatch import Sender
 from commplan.dispatch.sms import text_message
 from commplan.errors import FenceError, StoreError
-from commplan.ids import new_attempt_id
+from commplan.ids import Token, new_attempt_id
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import WHOLE, claim
 from commplan.ledger.look import look
@@ -235,7 +235,7 @@ def test_a_text_is_worth_nothing_to_the_provider_after_its_hours_or_its_last_mom
     running = here.ready(TEXT)
     batch = claim(here.store, run_id=running.run.run_id, step_no=1, worker="w", limit=9, lease=60, shard=WHOLE)
     (out,) = look(here.store, batch, seqs=batch.seqs, attempt_ids=[new_attempt_id()], lease=60)
-    assert 1_795 <= text_message(here.store, batch, out).valid_for <= 1_800
+    assert 1_795 <= text_message(here.store, batch, out, Token("token")).valid_for <= 1_800
 
 
 def test_a_run_that_was_held_after_the_claim_sends_nothing_and_forgets_nothing(rehearse):
