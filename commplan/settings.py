@@ -61,6 +61,11 @@ class EmailSettings(_Group):
         (), description="Public keys of the event webhook, base64 DER; several during a rotation"
     )
     batch: int = Field(500, ge=1, le=1000, description="Recipients per request")
+    batching: Literal["substitutions", "off"] = Field(
+        "substitutions",
+        description="How recipients share a request: by `substitutions`, live only once they are proven, or `off`: "
+        "a request each",
+    )
     rate: float | None = Field(None, gt=0, description="Most emails a second, over all workers; default: no limit")
     timeout: float = Field(20.0, gt=0, le=25, description="Seconds to wait for an answer")
 

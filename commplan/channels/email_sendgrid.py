@@ -194,9 +194,10 @@ class SendGridGateway:
     def _personalization(self, batch: EmailBatch, recipient: EmailRecipient) -> dict[str, object]:
         personalization: dict[str, object] = {
             "to": [{"email": recipient.address}],
-            "substitutions": dict(zip(batch.placeholders, recipient.values, strict=True)),
             "custom_args": {"cp_m": recipient.token, "cp_a": batch.attempt_id},
         }
+        if batch.placeholders:
+            personalization["substitutions"] = dict(zip(batch.placeholders, recipient.values, strict=True))
         if recipient.unsubscribe_url is not None:
             ways = f"<{recipient.unsubscribe_url}>"
             if self._unsubscribe_address is not None:

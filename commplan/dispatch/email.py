@@ -1,12 +1,18 @@
-"""Sending a batch of emails: one request for all who share a text, smaller ones for what is left of a refused one."""
+"""Sending a batch of emails: one request for all who share a text, smaller ones for what is left of a refused one.
+
+Or a request each, with nothing left in it to substitute, where batching is not to be trusted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from commplan.channels.base import EmailGateway
+from commplan.content import fill
 from commplan.dispatch.failure import close_failure
+from commplan.dispatch.flight import send_singly
 from commplan.dispatch.patience import Patience
 from commplan.dispatch.tally import Tally
 from commplan.envelope import EmailBatch, EmailRecipient
@@ -16,6 +22,9 @@ from commplan.ledger import close
 from commplan.ledger.claim import Batch
 from commplan.ledger.look import Outgoing, look, write_by
 from commplan.store import Store
+
+#: Requests in flight at once, where each carries one email.
+CONNECTIONS = 16
 
 
 def send_emails(
@@ -55,6 +64,43 @@ def send_emails(
         if not groups:
             return True
         outgoing = _look_again(store, gateway, batch, groups.pop(), lease=lease, allowed=allowed)
+
+
+def send_emails_singly(
+    store: Store,
+    gateway: EmailGateway,
+    batch: Batch,
+    *,
+    public_url: str,
+    lease: float,
+    allowed: Collection[AddressKey] | None,
+    tally: Tally,
+) -> bool:
+    """Look at and send every email of a claimed batch in a request of its own, as `send_singly`."""
+
+    def compose(outgoing: Sequence[Outgoing]) -> list[EmailBatch]:
+        return [_filled(_request(store, batch, [out], public_url=public_url)) for out in outgoing]
+
+    return send_singly(
+        store,
+        batch,
+        compose=compose,
+        send=gateway.send,
+        connections=CONNECTIONS,
+        lease=lease,
+        allowed=allowed,
+        tally=tally,
+    )
+
+
+def _filled(request: EmailBatch) -> EmailBatch:
+    """Return a request to one person with the values where the placeholders were."""
+    (person,) = request.recipients
+    subject, text, html = (
+        fill(part, request.placeholders, person.values) for part in (request.subject, request.text, request.html)
+    )
+    alone = replace(person, values=())
+    return replace(request, subject=subject, text=text, html=html, placeholders=(), recipients=[alone])
 
 
 def _look_again(

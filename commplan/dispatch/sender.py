@@ -9,12 +9,13 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from commplan.batching import why_unbatched
 from commplan.channels.base import Gateways
-from commplan.dispatch.email import send_emails
+from commplan.dispatch.email import send_emails, send_emails_singly
 from commplan.dispatch.patience import Patience
 from commplan.dispatch.sms import send_texts
 from commplan.dispatch.tally import Tally
@@ -22,9 +23,9 @@ from commplan.errors import TransientError
 from commplan.fence import allowed_addresses
 from commplan.ids import AddressKey, RunId, new_attempt_id
 from commplan.ledger import close, schedule
-from commplan.ledger.claim import WHOLE, Batch, Shard
+from commplan.ledger.claim import WHOLE, Batch, Shard, claim
 from commplan.ledger.look import Outgoing, take
-from commplan.ledger.rate import Wait, limits
+from commplan.ledger.rate import Limit, Wait, limits
 from commplan.ledger.run import plan_of
 from commplan.settings import Settings
 from commplan.store import Store
@@ -72,12 +73,34 @@ class Sender:
         channels = plan.channels_of(step_no)
         allowed = allowed_addresses(self.store, plan, self.settings)
         rates = limits(self.settings)
+        together = why_unbatched(self.store, self.settings) is None
         while not stopping():
             # Connected first, so that the request can follow the last look at once.
             if not self._connect(channels):
                 tally.postponed += schedule.postpone(self.store, run_id, step_no, shard=shard, until=self._try_again())
                 return tally
-            taken = take(
+            taken = self._take(run_id, step_no, together=together, allowed=allowed, shard=shard, rates=rates)
+            if taken is None:
+                return tally
+            if isinstance(taken, Wait):
+                time.sleep(min(taken.seconds, LONGEST_WAIT))
+                continue
+            self._send(*taken, allowed, tally, progress)
+        return tally
+
+    def _take(
+        self,
+        run_id: RunId,
+        step_no: int,
+        *,
+        together: bool,
+        allowed: Collection[AddressKey] | None,
+        shard: Shard,
+        rates: Mapping[Channel, Limit],
+    ) -> tuple[Batch, list[Outgoing] | None] | Wait | None:
+        """Do what `ledger.look.take` does; if emails do not go `together`, they too are only claimed."""
+        if together:
+            return take(
                 self.store,
                 run_id=run_id,
                 step_no=step_no,
@@ -89,13 +112,17 @@ class Sender:
                 shard=shard,
                 rates=rates,
             )
-            if taken is None:
-                return tally
-            if isinstance(taken, Wait):
-                time.sleep(min(taken.seconds, LONGEST_WAIT))
-                continue
-            self._send(*taken, allowed, tally, progress)
-        return tally
+        batch = claim(
+            self.store,
+            run_id=run_id,
+            step_no=step_no,
+            worker=self.worker,
+            limit=self.settings.email.batch,
+            lease=self.lease,
+            shard=shard,
+            rates=rates,
+        )
+        return (batch, None) if isinstance(batch, Batch) else batch
 
     def _send(
         self,
@@ -109,12 +136,22 @@ class Sender:
         tally.batches += 1
         again_at = None
         try:
-            if outgoing is None:
+            if batch.channel is Channel.SMS:
                 patient = send_texts(
                     self.store,
                     self.gateways.sms,
                     batch,
                     connections=self.settings.sms.connections,
+                    lease=self.lease,
+                    allowed=allowed,
+                    tally=tally,
+                )
+            elif outgoing is None:
+                patient = send_emails_singly(
+                    self.store,
+                    self.gateways.email,
+                    batch,
+                    public_url=self.settings.public_url,
                     lease=self.lease,
                     allowed=allowed,
                     tally=tally,

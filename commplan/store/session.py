@@ -24,7 +24,7 @@ from commplan.store.tables import store_info
 _LOG = logging.getLogger("commplan.store")
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: The last migration: what the tables of this version are.
-REVISION = "0005"
+REVISION = "0006"
 
 
 class Store:

@@ -62,6 +62,21 @@ store_info = Table(
     _one_of("kind", ("sandbox", "live")),
 )
 
+#: Requests with awkward values that were sent to see whether a provider fills substitutions as they are meant.
+batch_proofs = Table(
+    "batch_proofs",
+    metadata,
+    Column("attempt_id", String(32), primary_key=True),
+    Column("base_url", Text, nullable=False),  # of the provider
+    Column("placeholder", String(24), nullable=False),  # prefix of its placeholders
+    Column("address_keys", Text, nullable=False),  # JSON: who got it, in order
+    Column("sent_at", UtcDateTime, nullable=False),
+    Column("sent_by", Text, nullable=False),
+    Column("passed_at", UtcDateTime),  # when everything was found to have arrived as meant
+    Column("passed_by", Text),
+    CheckConstraint("(passed_at IS NULL) = (passed_by IS NULL)", name="passed_by_somebody"),
+)
+
 #: Plan, templates and the settings that shape content, as they were when a run first started.
 bundles = Table(
     "bundles",

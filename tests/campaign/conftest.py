@@ -384,6 +384,7 @@ class Rehearsal:
             "COMMPLAN_EMAIL__BASE_URL": self.sandbox,
             "COMMPLAN_EMAIL__API_KEY": API_KEY,
             "COMMPLAN_EMAIL__BATCH": str(given.email.batch),
+            "COMMPLAN_EMAIL__BATCHING": given.email.batching,
             "COMMPLAN_SMS__BASE_URL": self.sandbox,
             "COMMPLAN_SMS__CONNECTIONS": str(given.sms.connections),
             "COMMPLAN_SMS__ACCOUNT_SID": ACCOUNT,
