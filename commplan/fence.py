@@ -22,11 +22,16 @@ def allowed_addresses(store: Store, plan: Plan, settings: Settings) -> frozenset
     Real sending needs three to agree: the environment's name, the name the store was born with, and the plan. Where
     they do not, only the allow list is written to. A sandbox reaches nobody, so all may be.
     """
+    return reachable(store, settings, live=plan.live)
+
+
+def reachable(store: Store, settings: Settings, *, live: bool) -> frozenset[AddressKey] | None:
+    """Do what `allowed_addresses` does where no plan says whether real sending is meant: `live` does."""
     with store.read() as connection:
         birth = connection.execute(select(store_info)).one()
     if birth.kind == "sandbox":
         return None
-    if plan.live and settings.live is not None and settings.live == birth.environment:
+    if live and settings.live is not None and settings.live == birth.environment:
         return None
     keys = set()
     for address in settings.allow_list:

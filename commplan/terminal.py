@@ -14,6 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from commplan.batching import why_unbatched
+from commplan.doctor import Check
 from commplan.evaluation import Evaluation
 from commplan.explain import Decision, Explanation
 from commplan.ledger import proof, unsettled
@@ -24,11 +26,14 @@ from commplan.ledger.proof import Proof
 from commplan.ledger.schedule import next_due
 from commplan.ledger.standstill import Standstill, standstill, stop_in_force
 from commplan.ledger.unsettled import Unsettled
+from commplan.settings import Settings
 from commplan.settle import Settled
 from commplan.store import Store
 from commplan.terms import Channel, MessageState, RunState, Verdict
 
 _VERDICT = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.INCONCLUSIVE: "yellow"}
+
+_ENDED = (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED)
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
@@ -73,6 +78,16 @@ def doubts(found: Proof) -> list[str]:
         "arrived twice although the first request was judged lost: automatic resending is off": doubt.duplicates,
     }
     return [f"{count:,} messages {what}" for what, count in said.items() if count]
+
+
+def checkup(checks: Iterable[Check]) -> RenderableType:
+    """Show what an installation has, and what to do about what it lacks."""
+    table = _table("Fit to send?", ["what"])
+    for column in ("found", "what to do"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(check.what, Text(check.found), Text(check.remedy, style="yellow"))
+    return table
 
 
 def show_settled(run_key: str, found: Settled) -> None:
@@ -211,6 +226,7 @@ class Status:
     steps: tuple[StepBacklog, ...]
     countries: tuple[CountryHalt, ...]
     difference: int  #: of its books
+    unbatched: str | None  #: why its emails share no requests, if it has any left to send
 
     @property
     def line(self) -> str:
@@ -221,11 +237,13 @@ class Status:
         return f"{self.run_key} is {self.state.value}{due}"
 
 
-def status_of(store: Store, key: str) -> Status:
+def status_of(store: Store, settings: Settings, key: str) -> Status:
     """Return where a run is; RunError when there is none."""
     run = ledger_run.find_run(store, key)
     due = next_due(store, run.run_id) if run.state is RunState.EXECUTING else None
+    unbatched = None if run.state in _ENDED else why_unbatched(store, settings)
     with store.read() as connection:
+        sends_emails = Channel.EMAIL in ledger_run.plan_of(connection, run.run_id).channels
         return Status(
             run_key=run.run_key,
             state=run.state,
@@ -234,6 +252,7 @@ def status_of(store: Store, key: str) -> Status:
             steps=tuple(backlog(connection, run.run_id, store.clock)),
             countries=tuple(country_halts_of(connection, run.run_id, store.clock.now())),
             difference=proof.balance(connection, run.run_id, run.run_key).difference,
+            unbatched=unbatched if sends_emails else None,
         )
 
 
@@ -249,9 +268,9 @@ def show_runs(store: Store) -> None:
         show(Text(str(stopped), style="bold red"))
 
 
-def show_status(store: Store, key: str) -> bool:
+def show_status(store: Store, settings: Settings, key: str) -> bool:
     """Show a run's books, its backlog and why it stands still if it does; tell whether nothing more comes."""
-    found = status_of(store, key)
+    found = status_of(store, settings, key)
     run = ledger_run.find_run(store, key)
     with store.read() as connection:
         show(books(proof.balance(connection, run.run_id, run.run_key), sandbox=store.is_sandbox))
@@ -261,8 +280,10 @@ def show_status(store: Store, key: str) -> bool:
         look = unsettled.next_moment(waiting, now)
         again = f"; asked about again {look:%Y-%m-%d %H:%M} UTC" if look else "; no more evidence is expected"
         show(Text(f"outcome unknown: {', '.join(ages(waiting, now))}{again}", style="yellow"))
+    if found.unbatched is not None:
+        show(Text(found.unbatched, style="yellow"))
     show(Group(Text(), *_backlog(found, now), Text(found.line, style="bold")))
-    return found.state in (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED, RunState.HELD)
+    return found.state in (*_ENDED, RunState.HELD)
 
 
 def _backlog(found: Status, now: datetime) -> Iterable[RenderableType]:

@@ -45,6 +45,18 @@ PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file, s
 RunKey = Annotated[str, typer.Argument(metavar="KEY", help="A run, such as onboarding@2026-12-01")]
 
 
+def _login() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, ImportError, OSError):
+        return "somebody without a login name"
+
+
+By = Annotated[str, typer.Option("--by", default_factory=_login, show_default="login name", help="Who decides")]
+
+
 def open_existing() -> Store:
     """Open the store that is there; StoreError, and none is made, where there is none."""
     from commplan.settings import load_settings

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commplan.cli.app import RunKey, app, open_existing
+from commplan.cli.app import By, RunKey, app, open_existing
 from commplan.terms import Retry
 
 
@@ -54,16 +54,6 @@ def retry(
     typer.echo(f"{again:,} messages are queued again; start the same run to send them now")
 
 
-def _login() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, ImportError, OSError):
-        return "somebody without a login name"
-
-
-By = Annotated[str, typer.Option("--by", default_factory=_login, show_default="login name", help="Who decides")]
 Why = Annotated[str | None, typer.Option("--reason", help="Why, for whoever looks later")]
 
 

@@ -25,10 +25,15 @@ def status(
 
     from commplan import terminal
     from commplan.ledger.run import list_runs
+    from commplan.settings import load_settings
 
-    store = open_existing()
+    store, settings = open_existing(), load_settings()
     if as_json:
-        found = [asdict(run) for run in list_runs(store)] if key is None else asdict(terminal.status_of(store, key))
+        found = (
+            [asdict(run) for run in list_runs(store)]
+            if key is None
+            else asdict(terminal.status_of(store, settings, key))
+        )
         typer.echo(json.dumps(found, indent=2, default=str))
         return
     if key is None:
@@ -37,7 +42,7 @@ def status(
     while True:
         if watch and sys.stdout.isatty():
             Console().clear()
-        ended = terminal.show_status(store, key)
+        ended = terminal.show_status(store, settings, key)
         if not watch or ended:
             return
         time.sleep(2)

@@ -20,9 +20,11 @@ def run(
     import os
 
     from commplan import archive, bundle, campaign, terminal
+    from commplan.batching import why_unbatched
     from commplan.ledger.run import find_run, is_started
     from commplan.settings import load_settings
     from commplan.store import open_store
+    from commplan.terms import Channel
 
     settings = load_settings()
     campaign.require_occurrence(run_key)
@@ -33,6 +35,8 @@ def run(
     if not is_started(store, plan=found.plan, occurrence=occurrence):
         # The flow asks too; here it is said before the orchestrator is up.
         bundle.require_source(plan, found, files, settings)
+    if Channel.EMAIL in found.channels and (reason := why_unbatched(store, settings)) is not None:
+        typer.echo(reason)
     home = (settings.home / "prefect").absolute()
     home.mkdir(parents=True, exist_ok=True)
     # Prefect reads these when it is imported.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select, update
 
-from commplan import batching, campaign
+from commplan import batching, campaign, terminal
 from commplan.batching import Proof, why_unbatched
 from commplan.dispatch import Tally
 from commplan.dispatch.email import CONNECTIONS
@@ -202,8 +202,12 @@ def test_live_mail_goes_unbatched_until_batching_is_proven_at_that_provider(rehe
     second = here.ready(LETTER.replace("plan: letter", "plan: second"))
     assert here.send_due(second).accepted == 4
     assert carried(here) == [1] * 8
+    told = terminal.status_of(here.store, here.settings, second.run.run_key)
+    assert "run `commplan doctor --live-batch" in (told.unbatched or "")
     prove(here)
     assert why_unbatched(here.store, here.settings) is None
+    told = terminal.status_of(here.store, here.settings, second.run.run_key)
+    assert told.unbatched is None
     third = here.ready(LETTER.replace("plan: letter", "plan: third"))
     assert here.send_due(third).accepted == 4
     assert carried(here) == [1] * 8 + [4]

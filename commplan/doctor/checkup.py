@@ -1,0 +1,117 @@
+"""Whether an installation is fit to send: one line for each thing it needs, with the remedy where it lacks it.
+
+Opens a connection to each provider, and sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from commplan.batching import last_passed, why_unbatched
+from commplan.channels.base import open_gateways
+from commplan.errors import CommplanError, DeliveryError, InputError
+from commplan.fence import reachable
+from commplan.ledger.standstill import stop_in_force
+from commplan.settings import Settings, kind_of
+from commplan.store import Store, open_store
+from commplan.terms import Channel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at: what was found, and what to do if it is not right."""
+
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Return what there is to say of an installation, in the order in which it is set up."""
+    checks = []
+    try:
+        store = open_store(settings, create=False)
+    except CommplanError as error:
+        checks.append(_lacking("store", error))
+    else:
+        checks += _of_store(store, settings)
+        store.dispose()
+    checks += [_provider(settings, channel) for channel in Channel]
+    return [*checks, *_receiver(settings)]
+
+
+def _of_store(store: Store, settings: Settings) -> Iterator[Check]:
+    yield Check(what="store", found="for rehearsals" if store.is_sandbox else "live")
+    with store.read() as connection:
+        stopped = stop_in_force(connection)
+    if stopped is not None:
+        yield Check(what="stop", found=f"{stopped.what} by {stopped.by}", remedy=stopped.remedy)
+    allowed = reachable(store, settings, live=True)
+    if store.is_sandbox:
+        yield Check(what="fence", found="nobody is reached")
+    elif allowed is None:
+        yield Check(what="fence", found="plans that say live: true write to everybody")
+    else:
+        yield Check(
+            what="fence",
+            found=f"only the {len(allowed)} addresses of the allow list may be written to",
+            remedy="for real sending set COMMPLAN_LIVE to the name that the store was created under",
+        )
+    if settings.email.batching == "off":
+        yield Check(what="batching", found="off, as COMMPLAN_EMAIL__BATCHING says: a request for each email")
+    elif (reason := why_unbatched(store, settings)) is not None:
+        found, _, remedy = reason.partition("; ")
+        yield Check(what="batching", found=found, remedy=remedy)
+    elif store.is_sandbox or (proven := last_passed(store, settings)) is None:
+        yield Check(what="batching", found="on, as always in rehearsals")
+    else:
+        yield Check(what="batching", found=f"proven {proven.passed_at:%Y-%m-%d} by {proven.passed_by}")
+
+
+def _provider(settings: Settings, channel: Channel) -> Check:
+    named = "SendGrid" if channel is Channel.EMAIL else "Twilio"
+    base_url = (settings.email if channel is Channel.EMAIL else settings.sms).base_url
+    try:
+        gateways = open_gateways(settings, channels=[channel])
+    except InputError as error:
+        return _lacking(named, error)
+    try:
+        (gateways.email if channel is Channel.EMAIL else gateways.sms).connect()
+    except DeliveryError as error:
+        what = "start `commplan sandbox`" if kind_of(base_url) == "sandbox" else "see to the network"
+        return Check(what=named, found=f"{base_url}: {error.reason}", remedy=what)
+    finally:
+        gateways.close()
+    return Check(what=named, found=f"credentials are set, and {base_url} takes connections")
+
+
+def _receiver(settings: Settings) -> Iterator[Check]:
+    url = settings.public_url
+    if kind_of(settings.email.base_url) == "live" and (kind_of(url) == "sandbox" or urlsplit(url).scheme != "https"):
+        yield Check(
+            what="receiver",
+            found=f"{url} cannot be reached from outside, or is not https",
+            remedy="set COMMPLAN_PUBLIC_URL to the address under which recipients reach `commplan serve`",
+        )
+    else:
+        yield Check(what="receiver", found=url)
+    if settings.email.webhook_keys:
+        yield Check(what="event webhook", found="its posts can be verified")
+    else:
+        yield Check(
+            what="event webhook",
+            found="no key is set, so its posts are refused",
+            remedy="sign it in the SendGrid console, and set COMMPLAN_EMAIL__WEBHOOK_KEYS",
+        )
+
+
+def _lacking(what: str, error: CommplanError) -> Check:
+    """Return an error as a check: what it says up to its last semicolon, and the remedy after that."""
+    if isinstance(error, InputError):
+        findings = error.findings
+        found = ", ".join(f"{finding.place} {finding.rule}" for finding in findings)
+        return Check(what=what, found=found, remedy=", ".join(finding.remedy for finding in findings))
+    found, _, remedy = str(error).rpartition("; ")
+    return Check(what=what, found=found or remedy, remedy=remedy)
