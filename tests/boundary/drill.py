@@ -17,7 +17,8 @@ import sqlite3
 import sys
 import time
 import traceback
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,6 +82,20 @@ def copy(template: Installation, folder: Path, stack: ExitStack) -> Installation
     return here
 
 
+def started(stack: ExitStack, work: Callable[[], object], *, log: Path) -> int:
+    """Fork a process that is gone when the drill is over, even one that is stopped while the drill fails."""
+    pid = fork(work, log=log)
+    stack.callback(put_down, pid)
+    return pid
+
+
+def put_down(pid: int) -> None:
+    """Kill a process of ours unless it has ended."""
+    with suppress(ChildProcessError):
+        if os.waitpid(pid, os.WNOHANG)[0] == 0:
+            end(pid)
+
+
 def ended_well(pid: int) -> None:
     status = os.waitpid(pid, 0)[1]
     assert status == 0, f"a process ended with status {status}"
@@ -91,11 +106,11 @@ def kill(folder: Path, number: int) -> dict[str, Any]:
     with ExitStack() as stack:
         here = copy(installation(folder / "template"), folder / f"kill-{number}", stack)
         log = here.folder / "crossings"
-        child = fork(partial(harnessed, here, log, number, signal.SIGKILL, SHORT), log=here.folder / "log")
+        child = started(stack, partial(harnessed, here, log, number, signal.SIGKILL, SHORT), log=here.folder / "log")
         status = os.waitpid(child, 0)[1]
         assert os.WIFSIGNALED(status) or status == 0, "the run failed before it was killed"
         in_doubt = requests_in_doubt(here)
-        ended_well(fork(partial(carry, here, lease=SHORT), log=here.folder / "log"))
+        ended_well(started(stack, partial(carry, here, lease=SHORT), log=here.folder / "log"))
         require_proven(here, in_doubt=in_doubt)
     return told(log, number, killed=os.WIFSIGNALED(status), in_doubt=len(in_doubt))
 
@@ -105,7 +120,7 @@ def stop(folder: Path, number: int) -> dict[str, Any]:
     with ExitStack() as stack:
         here = copy(installation(folder / "template"), folder / f"stop-{number}", stack)
         log = here.folder / "crossings"
-        sleeper = fork(partial(harnessed, here, log, number, signal.SIGSTOP, SHORT), log=here.folder / "log")
+        sleeper = started(stack, partial(harnessed, here, log, number, signal.SIGSTOP, SHORT), log=here.folder / "log")
         status = os.waitpid(sleeper, os.WUNTRACED)[1]
         stopped = os.WIFSTOPPED(status)
         in_doubt = requests_in_doubt(here)
@@ -113,7 +128,7 @@ def stop(folder: Path, number: int) -> dict[str, Any]:
             # Who sleeps inside a transaction keeps SQLite's one write lock, and another thread of a process that sends
             # texts may be in one whatever was crossed: the other waits for it.
             holds_the_lock = is_locked(here.folder / "store.sqlite")
-            other = fork(partial(carry, here, lease=SHORT), log=here.folder / "log")
+            other = started(stack, partial(carry, here, lease=SHORT), log=here.folder / "log")
             if holds_the_lock:
                 time.sleep(2 * SHORT)  # how long it sleeps, not something that is waited for
             else:
@@ -122,7 +137,7 @@ def stop(folder: Path, number: int) -> dict[str, Any]:
             if holds_the_lock:
                 ended_well(other)
             ended_well(sleeper)
-            ended_well(fork(partial(carry, here, lease=SHORT), log=here.folder / "log"))
+            ended_well(started(stack, partial(carry, here, lease=SHORT), log=here.folder / "log"))
         require_proven(here, in_doubt=in_doubt)
     return told(log, number, killed=stopped, in_doubt=len(in_doubt))
 

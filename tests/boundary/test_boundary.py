@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from commplan import campaign
+from tests.boundary.drill import ended_well, started
 from tests.boundary.harness import Crossing
 
 pytestmark = pytest.mark.xdist_group("boundary")
@@ -109,6 +112,18 @@ def test_a_run_stopped_beyond_its_lease_and_woken_sends_nothing_that_another_has
 ) -> None:
     told = require_well(folder, "stop", one_of_each(crossings, last=True))
     assert sum(one["killed"] for one in told) > len(told) - 3, "few runs were stopped: the boundaries have moved"
+
+
+def test_a_drill_that_fails_leaves_no_process_behind_not_even_a_stopped_one(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError), ExitStack() as stack:
+        sleeper = started(stack, lambda: os.kill(os.getpid(), signal.SIGSTOP), log=tmp_path / "log")
+        ended = started(stack, lambda: None, log=tmp_path / "log")
+        assert os.WIFSTOPPED(os.waitpid(sleeper, os.WUNTRACED)[1])
+        ended_well(ended)
+        raise AssertionError
+    for pid in (sleeper, ended):
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 @pytest.mark.soak
