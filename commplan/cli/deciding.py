@@ -31,7 +31,13 @@ def settle(
 @app.command()
 def retry(
     key: RunKey,
-    only: Annotated[Retry, typer.Option(help="What to send again: what expired unsent, or what may have been sent")],
+    only: Annotated[
+        Retry,
+        typer.Option(
+            help="transient: only what expired and certainly was not sent; unknown: only what may have been sent, and "
+            "may arrive twice"
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
 ) -> None:
     """Send messages again because you decide so; they go out when the run next wakes."""
