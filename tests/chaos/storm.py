@@ -1,9 +1,10 @@
 """A campaign in a storm: faults at every request, two copies at work, and processes that are killed at random moments.
 
-    python -m tests.chaos.storm FOLDER STORE_URL PEOPLE KILLS SEED
+    python -m tests.chaos.storm FOLDER STORE_URL PEOPLE KILLS SEED [silent]
 
-Everything is kept in FOLDER: the databases, what each process said, what the sandbox accepted, and a time line. Prints
-one line of JSON: what came of it.
+When it is over, requests of unknown outcome are settled, as far as the providers tell; `silent`: the Email Logs never
+answer, and two requests that they would prove to be lost stay unknown. Everything is kept in FOLDER: the databases,
+what each process said, what the sandbox accepted, and a time line. Prints one line of JSON: what came of it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from commplan.dispatch import Sender
 from commplan.ids import MessageRef
 from commplan.sandbox import Switches
 from commplan.store import open_store
-from commplan.store.tables import metadata
+from commplan.store.tables import attempts, metadata
 from commplan.tracking import waiting
 from tests.boundary.installation import Installation, address, bound, end, fork
 from tests.campaign.conftest import BOTH, crowd
@@ -40,12 +41,15 @@ FAULTS = {
     "accept_then_hang": 0.03,
     "accept_then_close": 0.06,
     "accept_then_500": 0.06,
+    "close_unprocessed": 0.04,
     "slow": 0.10,
     "429": 0.10,
 }
 TIMEOUT, LEASE = 2.0, 8.0
 #: Plan seconds in a machine second: what providers tell within a minute or two comes within a few seconds.
 FACTOR = 60.0
+#: Machine seconds in which the logs prove a loss, if they answer: 25 minutes of plan time, and some more.
+PROOF = 35.0
 COPIES = ("one", "other")
 #: How a message ends, by the sandbox's account.
 ENDS = ("delivered", "bounced", "blocked", "dropped", "undelivered")
@@ -53,8 +57,9 @@ ENDS = ("delivered", "bounced", "blocked", "dropped", "undelivered")
 OVER = {"suppressed", "not_needed", "expired", "cancelled", "failed", "excluded"}
 
 
-def switches() -> Switches:
+def switches(*, silent: bool) -> Switches:
     return Switches.calm(
+        logs_busy_share=1.0 if silent else 0.0,
         faults=FAULTS,
         slow_seconds=0.5,
         duplicate_share=0.2,
@@ -80,17 +85,11 @@ def work(here: Installation) -> None:
     running.close()
 
 
-def settle(here: Installation) -> None:
-    """Settle what evidence can settle: for now the receipts that have come by themselves."""
-    store = open_store(here.settings)
-    campaign.apply_receipts(store)
-    store.dispose()
-
-
 class Storm:
     """The installation, its processes, and the time line."""
 
-    def __init__(self, folder: Path, store_url: str, *, people: int, kills: int, seed: int) -> None:
+    def __init__(self, folder: Path, store_url: str, *, people: int, kills: int, seed: int, silent: bool) -> None:
+        self.silent = silent
         self.folder, self.people, self.kills = folder, people, kills
         self.chance = random.Random(seed)
         self.began = time.monotonic()
@@ -106,7 +105,7 @@ class Storm:
             timeout=TIMEOUT,
         )
         here.make(crowd(people))
-        self.here, self.sandbox = here.open_sandbox(switches(), seed=seed)
+        self.here, self.sandbox = here.open_sandbox(switches(silent=silent), seed=seed)
         self.processes: dict[str, int] = {}
 
     def note(self, what: str, **more: object) -> None:
@@ -141,6 +140,9 @@ class Storm:
         running.render()
         store.dispose()
         self.note("the run is planned")
+        if self.silent:
+            fault = {"channel": "email", "fault": "close_unprocessed", "times": 2}
+            httpx.post(f"{self.here.sandbox}/sandbox/faults", json=fault, trust_env=False).raise_for_status()
 
     def rage(self) -> None:
         """Kill one process after the other while the run goes on; each comes back at once."""
@@ -162,6 +164,24 @@ class Storm:
             for name in COPIES:
                 if name not in self.processes or self.ended(name):
                     self.launch(name)
+            time.sleep(0.5)
+
+    def settle(self, *, seconds: float) -> None:
+        """Ask the providers as a run in progress does, and send again what they prove was lost, until all is known.
+
+        Where the logs are silent, until they have been asked often enough to have proven a loss.
+        """
+        until = time.monotonic() + seconds
+        enough = time.monotonic() + PROOF
+        while True:
+            self.calm_down(seconds=seconds)
+            if "unknown" not in self.counts() or (self.silent and time.monotonic() > enough):
+                return
+            assert time.monotonic() < until, f"unknown for too long; see {self.folder}"
+            store = open_store(self.here.settings)
+            for _, settled in campaign.settle_runs(store, self.here.settings, self.here.run_key, force=False):
+                self.note("asked", **asdict(settled) | {"why": sorted(settled.why), "next_at": str(settled.next_at)})
+            store.dispose()
             time.sleep(0.5)
 
     def is_quiet(self) -> bool:
@@ -212,12 +232,28 @@ class Storm:
         assert arrived <= set(rows), "somebody got what nobody planned"
         for ref, row in rows.items():
             require_accounted(ref, row, rows, is_there=ref in arrived)
+        unknown = [(ref, row) for ref, row in rows.items() if row.state == "unknown"]
+        if self.silent:
+            assert {ref.step_no for ref, _ in unknown} == {1}, "not only emails are unknown"
+            assert not arrived & {ref for ref, _ in unknown}, "what arrived is unknown in spite of its receipt"
+            require_held(self.here, {row.attempt_id for _, row in unknown})
+        else:
+            assert unknown == [], "not everything is known, and the providers would tell"
         states = Counter(row.state for row in rows.values())
         return {
             "states": states,
             "arrived": len(arrived),
-            "in_doubt_but_there": sum(rows[ref].state == "unknown" for ref in arrived),
+            "lost": books.doubts.lost,
         }
+
+
+def require_held(here: Installation, requests: set[str]) -> None:
+    """Assert that nobody has decided on any of these requests."""
+    store = open_store(here.settings)
+    with store.read() as connection:
+        decided = connection.execute(select(attempts.c.attempt_id).where(attempts.c.decision.is_not(None))).scalars()
+        assert not requests & set(decided), "a request was decided on without evidence"
+    store.dispose()
 
 
 def require_accounted(ref: MessageRef, row: Any, rows: Mapping[MessageRef, Any], *, is_there: bool) -> None:
@@ -232,14 +268,14 @@ def require_accounted(ref: MessageRef, row: Any, rows: Mapping[MessageRef, Any],
         assert row.state == "unknown" or (row.state in OVER and row.reason), f"{ref} is {row.state}: {row.reason}"
 
 
-def main(folder: Path, store_url: str, people: int, kills: int, seed: int) -> None:
-    storm = Storm(folder, store_url, people=people, kills=kills, seed=seed)
+def main(folder: Path, store_url: str, people: int, kills: int, seed: int, *, silent: bool) -> None:
+    storm = Storm(folder, store_url, people=people, kills=kills, seed=seed, silent=silent)
     os.environ["CRM_DATABASE_URL"] = f"sqlite:///{folder / 'crm.sqlite'}"
     try:
         storm.plan()
         storm.rage()
         storm.calm_down(seconds=120 + people)
-        settle(storm.here)
+        storm.settle(seconds=240 + people)
         print(json.dumps(storm.prove()))  # noqa: T201
     finally:
         storm.keep()
@@ -247,4 +283,4 @@ def main(folder: Path, store_url: str, people: int, kills: int, seed: int) -> No
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *(int(one) for one in sys.argv[3:6]))
+    main(Path(sys.argv[1]), sys.argv[2], *(int(one) for one in sys.argv[3:6]), silent="silent" in sys.argv[6:])
