@@ -329,6 +329,8 @@ def test_a_server_of_the_orchestrator_that_does_not_come_up_is_one_sentence(comm
     given = {"CRM_DATABASE_URL": f"sqlite:///{tmp_path / 'crm.sqlite'}", **KEYS, **impatient}
     said = require(command("run", plan, **given), 2, "temporary server did not come up, and nothing was sent")
     assert len(said.splitlines()) == 1
+    alone = command("run", plan, **given, COMMPLAN_EMAIL__BATCHING="off")
+    assert alone.stdout.startswith("each email goes in a request of its own: COMMPLAN_EMAIL__BATCHING is off; unset it")
 
 
 def test_a_run_key_that_is_no_name_is_refused_before_anything_is_read(command, tmp_path):

@@ -20,7 +20,7 @@ from commplan.errors import Finding
 _STAYS = "live mail stays unbatched; ask the provider's support why"
 _SAVE = "save the mail as it was received; if it is the same then, live mail stays unbatched"
 #: Elements that a mail program or a server may add or leave out without a change to be seen.
-_FRAME = frozenset({"html", "head", "meta", "title", "body", "tbody"})
+_FRAME = frozenset({"html", "head", "meta", "body", "tbody"})
 _OPEN_COUNTER = "/wf/open"
 _DAMAGED = re.compile(r"[^\x00-\x7f]+|\?+")
 _SHOWN = 40

@@ -24,7 +24,7 @@ _SUBJECT = "commplan proves batching: {name}"
 _TEXT = "Proof {mark}\n\nName: {name}\nLink: {link}\nMuch: {much}\n\nThe end.\n"
 # Links say so because click tracking, which other mail has, would leave nothing to compare.
 _HTML = """<!DOCTYPE html>
-<html><head><meta charset="utf-8"><title>Proof</title></head><body>
+<html><head><meta charset="utf-8"></head><body>
 <p>Proof {mark}</p>
 <p>Name: <b title="{name}">{name}</b></p>
 <p><a clicktracking="off" href="{link}">{link}</a></p>

@@ -25,6 +25,9 @@ def test_a_run_is_shown_proven_reported_and_cancelled(rehearse):
     assert listed.index("pair@first") < listed.index("letter@first")
     shown = require(command("status", "pair@first"), 0, "pair@first is executing", "next message due 2026-12-02")
     assert "difference 0" in shown
+    assert "a request of its own" not in shown
+    alone = run("status", "pair@first", cwd=ROOT, env=here.environment() | {"COMMPLAN_EMAIL__BATCHING": "off"})
+    require(alone, 0, "each email goes in a request of its own: COMMPLAN_EMAIL__BATCHING is off; unset it")
     require(command("report", "letter@first"), 2, "has not been evaluated yet", "commplan status letter@first")
     running.evaluate()
     said = require(command("report", "letter@first"), 0, "A letter", "email delivered", "100.0%", "met")
