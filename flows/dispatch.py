@@ -47,7 +47,7 @@ def send(running: Campaign, step_no: int) -> None:
     for number in range(1, senders + 1):
         part = f" · {number} of {senders}" if senders > 1 else ""
         named = send_part.with_options(task_run_name=f"{step.step} · {step.channel}{part}")
-        futures.append(named.submit(running, step_no, alone=senders == 1))
+        futures.append(named.submit(running, step_no, alone=number == 1))
     tally = Tally()
     for future in futures:
         tally += future.result()
