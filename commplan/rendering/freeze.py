@@ -11,14 +11,17 @@ from dataclasses import replace
 
 from commplan.audience.planning import Planning
 from commplan.errors import Finding, InputError, RunError
-from commplan.ledger.enqueue import Enqueuer
+from commplan.ledger.enqueue import Draft, Enqueuer
 from commplan.ledger.run import Run, ranges
 from commplan.rendering.crew import rendered
 from commplan.settings import Settings
 from commplan.store import Store
 
-#: People that are rendered and written together.
+#: People that are rendered together.
 _CHUNK = 1_000
+#: Messages that are written together: as many as hold the store's one writer up for a fifth of a second. Address keys
+#: are spread over their whole index, so that few large writes touch far fewer of its pages than many small ones.
+_WRITTEN = 4_000
 
 
 def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable[[int], None] | None = None) -> int:
@@ -33,11 +36,15 @@ def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable
     enqueuer.clear()
     people = 0
     faults: Counter[Finding] = Counter()
+    drafts: list[Draft] = []
     for chunk in rendered(store, settings, run, ranges(store, run.run_id, size=_CHUNK), people=audience_size):
         faults += chunk.faults
-        if not faults:
-            enqueuer.write(chunk.drafts)
         people += chunk.people
+        if not faults:
+            drafts += chunk.drafts
+        if len(drafts) >= _WRITTEN:
+            enqueuer.write(drafts)
+            drafts.clear()
         with store.write() as connection:
             planning.hold(connection)
         if progress is not None:
@@ -55,6 +62,7 @@ def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable
             f"the audience of this run was counted as {audience_size:,} people, and {people:,} are there; "
             "start the run again"
         )
+    enqueuer.write(drafts)
     enqueuer.finish()
     with store.write() as connection:
         planning.hold(connection)

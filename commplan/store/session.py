@@ -67,7 +67,8 @@ class Store:
                 "synchronous=FULL",
                 "busy_timeout=30000",
                 "foreign_keys=ON",
-                "cache_size=-32000",
+                "cache_size=-64000",
+                "wal_autocheckpoint=8000",
             ):
                 connection.execute(f"PRAGMA {pragma}")
             if not writes:

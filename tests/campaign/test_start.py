@@ -14,6 +14,7 @@ from commplan.dispatch import Tally
 from commplan.errors import InputError, RunError
 from commplan.ledger import run as ledger_run
 from commplan.ledger.enqueue import Enqueuer
+from commplan.rendering import freeze
 from commplan.store.tables import enrolments, messages, recipients, runs
 from tests.campaign.conftest import LETTER, NOON, PAIR, PLAN, Customer, Rehearsal, crowd
 
@@ -35,7 +36,8 @@ def test_starting_a_run_again_while_it_is_planned_starts_the_planning_from_nothi
     here.require_balance(again)
 
 
-def test_a_rendering_that_was_cut_short_is_done_again_by_the_next_start(rehearse):
+def test_a_rendering_that_was_cut_short_is_done_again_by_the_next_start(rehearse, monkeypatch):
+    monkeypatch.setattr(freeze, "_WRITTEN", 30)
     here = rehearse(crowd(30))
     first = here.start()
     first.resolve_audience()
