@@ -42,8 +42,8 @@ from commplan.store.tables import attempts, messages, recipients, runs
 from commplan.terms import AttemptOutcome, Channel, Reason, RunState, Verdict
 from commplan.witness import ask_sandbox
 
-#: Fewer due messages than this are sent by this process: starting others would take longer.
-WORTH_A_PROCESS = 5_000
+#: Due messages for which a process is worth starting: emails leave by the hundred, texts one by one.
+WORTH_A_PROCESS = {Channel.EMAIL: 5_000, Channel.SMS: 1_000}
 #: Fewer batches than this are not worth a machine: it needs some ten seconds to begin.
 WORTH_A_MACHINE = 20
 
@@ -392,7 +392,8 @@ class Campaign:
 
     def senders(self, step_no: int) -> int:
         """Return how many senders are worth starting for what is due of a step now; 0 when nothing is due."""
-        return min(self.settings.processes, -(-self._due(step_no) // WORTH_A_PROCESS))
+        each = min(WORTH_A_PROCESS[channel] for channel in self.plan.channels_of(step_no))
+        return min(self.settings.processes, -(-self._due(step_no) // each))
 
     def hands(self, step_no: int) -> int:
         """Return how many other machines are worth calling for what is due of a step now."""
