@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from zipfile import BadZipFile
 
-from openpyxl import Workbook, load_workbook
-from openpyxl.utils.exceptions import InvalidFileException
-
 from commplan.errors import InputError
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
 
 _BLOCK = 1 << 20
 _MARKS = (
@@ -142,6 +142,9 @@ def _detect_delimiter(header: str) -> str:
 
 @contextmanager
 def _open_workbook(path: Path) -> Iterator[Sheet]:
+    # It brings numpy: a fifth of a second at every command, for those who have a workbook.
+    from openpyxl import load_workbook  # noqa: PLC0415
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # openpyxl warns of styles and extensions that do not concern us
         with _workbook_errors(path):
@@ -170,6 +173,8 @@ def _workbook_rows(path: Path, book: Workbook) -> Iterator[tuple[int, list[str]]
 
 @contextmanager
 def _workbook_errors(path: Path) -> Iterator[None]:
+    from openpyxl.utils.exceptions import InvalidFileException  # noqa: PLC0415
+
     try:
         yield
     except (BadZipFile, InvalidFileException, KeyError, ValueError, EOFError, SyntaxError, zlib.error):
