@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -50,7 +51,9 @@ from commplan.terms import Channel, MessageState, RunState
 BEGINS = datetime(2026, 12, 1, 10, 0, tzinfo=ZoneInfo("Asia/Shanghai"))
 #: Machine seconds that a day of plan time takes, at least; more people need a slower day, or texts come too late.
 DAY = 4.0
-DAY_PER_CONTACT = 0.0014
+DAY_PER_CONTACT = 0.0025
+#: Days that the campaign takes, and machine seconds to start everything and to end it.
+_DAYS, _BESIDES = 12, 60
 RUN_KEY = "demo"
 
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -106,8 +109,10 @@ def _new_home() -> Path:
 
 
 def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: int, console: Console) -> _Stage:
+    day = max(DAY, contacts * DAY_PER_CONTACT)
+    minutes = math.ceil((_BESIDES + _DAYS * day) / 60)
     console.print(
-        f"SANDBOX: {contacts:,} simulated customers; nobody is written to. About a minute and a half.", soft_wrap=True
+        f"SANDBOX: {contacts:,} simulated customers; nobody is written to. About {minutes} minutes.", soft_wrap=True
     )
     console.print(f"Everything it writes is in {home}", soft_wrap=True)
     with told(console, "Prefect server"):
@@ -117,7 +122,6 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
     inbound, outbound = listen(), listen()
     receiver = f"http://127.0.0.1:{inbound.getsockname()[1]}"
     sandbox = f"http://127.0.0.1:{outbound.getsockname()[1]}"
-    day = max(DAY, contacts * DAY_PER_CONTACT)
     environment = base | {
         "COMMPLAN_HOME": str(home),
         "COMMPLAN_PUBLIC_URL": receiver,
