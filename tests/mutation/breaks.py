@@ -33,7 +33,7 @@ BREAKS = (
     Break(
         rule="1. Row before wire: a lease that is over gives nothing to write",
         file="commplan/ledger/look.py",
-        line="                batches.c.lease_machine > machine_now(),\n",
+        line="        batches.c.lease_machine > machine_now(),\n",
         instead="",
         test=f"{_LAST_LOOK}test_a_worker_whose_lease_is_over_writes_nothing_even_if_nobody_has_noticed_it_yet[sqlite]",
     ),
@@ -83,7 +83,7 @@ BREAKS = (
     ),
     Break(
         rule="5. Suppression wins: in the last look",
-        file="commplan/ledger/look.py",
+        file="commplan/ledger/rules.py",
         line="            applies=suppressed.exists(),\n",
         instead="            applies=suppressed.exists() & (messages.c.seq < 0),\n",
         test=f"{_LAST_LOOK}test_an_opt_out_on_one_channel_leaves_the_other_open[sqlite]",
