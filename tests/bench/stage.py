@@ -39,7 +39,7 @@ audience:
   contact: {{id: customer_id, email: email, phone: mobile, locale: lang, timezone: tz, consent: {{sms: sms_opt_in}}}}
 sequence:
   - {{step: message, channel: {channel}, content: {content}, window: 00:00-24:00, not_after: P7D}}
-evaluation: {{after: PT1H}}
+evaluation: {{after: {evaluated_after}}}
 """
 _CONTENT = {"email": "welcome", "sms": "nudge"}
 
@@ -108,12 +108,21 @@ class Stage:
         return start(store, self.settings, path=self.folder / "bench" / "plan.yaml", occurrence="1", scheduled=now)
 
 
-def stage(folder: Path, *, address: str, channel: str, people: int, store_url: str | None = None) -> Stage:
+def stage(
+    folder: Path,
+    *,
+    address: str,
+    channel: str,
+    people: int,
+    store_url: str | None = None,
+    evaluated_after: str = "PT1H",
+) -> Stage:
     """Set a stage in an empty folder."""
     scenario = folder / "bench"
     shutil.copytree(TEMPLATES / "onboarding", scenario)
     shutil.copytree(TEMPLATES / "shared", folder / "shared")
-    (scenario / "plan.yaml").write_text(PLAN.format(channel=channel, content=_CONTENT[channel]), encoding="utf-8")
+    plan = PLAN.format(channel=channel, content=_CONTENT[channel], evaluated_after=evaluated_after)
+    (scenario / "plan.yaml").write_text(plan, encoding="utf-8")
     make_crm(folder / "crm.sqlite", people)
     settings = Settings(
         home=folder / "home",

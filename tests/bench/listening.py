@@ -1,0 +1,154 @@
+"""How fast the receiver takes signed posts: kept durably, and applied to the ledger.
+
+``python -m tests.bench.listening FD`` is the receiver, with the settings of its environment; what it keeps is applied
+by the one who measures, so that each of the two is timed by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+import uvicorn
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import func, select
+
+from commplan import tracking
+from commplan.campaign import Campaign
+from commplan.ids import MessageRef, TokenPurpose
+from commplan.receipts.sendgrid import SIGNATURE_HEADER, TIMESTAMP_HEADER
+from commplan.settings import as_environment, load_settings
+from commplan.store import open_store
+from commplan.store.tables import messages
+from commplan.web.app import create_app
+from tests.bench.stage import stage
+
+#: Events in a post, and connections they come on at once.
+EVENTS, CONNECTIONS = 1_000, 4
+_KINDS = ("processed", "delivered", "open", "click")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """Events a second: kept durably, from the first post to the last answer; and applied, all of them."""
+
+    kept: float
+    applied: float
+
+
+def listen(address: str, *, people: int, store_url: str | None = None) -> Heard:
+    """Send a campaign, then post four signed events for each of its mails to a receiver in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        set_up = stage(Path(folder), address=address, channel="email", people=people, store_url=store_url)
+        key = ec.generate_private_key(ec.SECP256R1())
+        public = key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        email = set_up.settings.email.model_copy(update={"webhook_keys": (b64encode(public).decode(),)})
+        settings = set_up.settings.model_copy(update={"email": email})
+        os.environ["CRM_DATABASE_URL"] = f"sqlite:///{folder}/crm.sqlite"
+        running = set_up.campaign()
+        running.resolve_audience()
+        running.render()
+        running.dispatch(1)
+        posts = [_signed(key, body) for body in _bodies(running)]
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            receiver = subprocess.Popen(
+                [sys.executable, "-m", "tests.bench.listening", str(listening.fileno())],
+                pass_fds=[listening.fileno()],
+                env={**os.environ, **as_environment(settings)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        try:
+            _post(port, posts[:1])
+            events = EVENTS * len(posts)
+            began = time.perf_counter()
+            shares = [posts[1 + number :: CONNECTIONS] for number in range(CONNECTIONS)]
+            with ThreadPoolExecutor(CONNECTIONS) as pool:
+                for share in [pool.submit(_post, port, share) for share in shares]:
+                    share.result()
+            kept = time.perf_counter() - began
+        finally:
+            receiver.terminate()
+            receiver.wait(30)
+        began = time.perf_counter()
+        while tracking.apply_inbox(running.store).posts:
+            pass
+        applied = time.perf_counter() - began
+        with running.store.read() as connection:
+            clicked = connection.execute(select(func.count()).where(messages.c.clicked_at.is_not(None))).scalar_one()
+        running.close()
+        running.store.dispose()
+    if clicked != EVENTS * len(posts) // len(_KINDS):
+        raise SystemExit(f"receipts: {clicked} clicks are in the ledger: no figure is worth it")
+    return Heard(kept=EVENTS * len(posts[1:]) / kept, applied=events / applied)
+
+
+def _bodies(running: Campaign) -> list[bytes]:
+    with running.store.read() as connection:
+        sent = connection.execute(select(messages.c.seq, messages.c.attempt_id).order_by(messages.c.seq)).all()
+    refs = [MessageRef(running.run.run_id, 1, row.seq) for row in sent]
+    tokens = running.store.keyring.tokens(TokenPurpose.MESSAGE, refs)
+    now = int(time.time())
+    events = [
+        {
+            "event": kind,
+            "email": f"p{row.seq}@person.example.com",
+            "timestamp": now + number,
+            "sg_event_id": f"{kind}-{row.seq}",
+            "sg_message_id": f"m{row.seq}.recvd-1",
+            "cp_m": token,
+            "cp_a": row.attempt_id,
+            "ip": "192.0.2.7",
+            "useragent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36",
+            "url": f"https://shop.example.com/set-up/{row.seq}",
+        }
+        for row, token in zip(sent, tokens, strict=True)
+        for number, kind in enumerate(_KINDS)
+    ]
+    whole = len(events) - len(events) % EVENTS
+    return [json.dumps(events[at : at + EVENTS]).encode() for at in range(0, whole, EVENTS)]
+
+
+def _signed(key: ec.EllipticCurvePrivateKey, body: bytes) -> tuple[bytes, dict[str, str]]:
+    timestamp = str(int(time.time()))
+    signature = key.sign(timestamp.encode() + body, ec.ECDSA(hashes.SHA256()))
+    headers = {SIGNATURE_HEADER: b64encode(signature).decode(), TIMESTAMP_HEADER: timestamp}
+    return body, headers | {"Content-Type": "application/json"}
+
+
+def _post(port: int, posts: Sequence[tuple[bytes, dict[str, str]]]) -> None:
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
+    for body, headers in posts:
+        connection.request("POST", "/hooks/sendgrid/events", body=body, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != 204:
+            raise SystemExit(f"the receiver answered {answer.status}")
+    connection.close()
+
+
+def main(descriptor: int) -> None:
+    """Keep what is posted, until told to end."""
+    settings = load_settings()
+    store = open_store(settings, create=False)
+    config = uvicorn.Config(create_app(store, settings, applies=False), access_log=False, log_config=None)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
