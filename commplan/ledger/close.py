@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Text, and_, bindparam, case, func, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Text, Update, and_, bindparam, case, func, null, or_, select, update
 
 from commplan.ids import AttemptId, MessageRef, RunId
 from commplan.ledger.claim import Batch
@@ -173,29 +173,30 @@ _FIRST = (
     .where(runs.c.run_id == bindparam("of_run"), runs.c.first_accepted_at.is_(None))
     .values(first_accepted_at=bindparam("now", type_=UtcDateTime()))
 )
+_REACHED = and_(recipients.c.run_id == bindparam("of_run"), among(recipients.c.seq, bindparam("of_seqs", type_=Text())))
 
 
-def _of_this_run(column: ColumnElement[str]) -> ColumnElement[str]:
-    return select(column).where(runs.c.run_id == bindparam("of_run")).scalar_subquery()
-
-
-_KEPT = (
-    update(enrolments)
-    .where(
-        enrolments.c.plan == _of_this_run(runs.c.plan),
-        enrolments.c.people == _of_this_run(runs.c.people),
-        enrolments.c.contact_id.in_(
-            select(recipients.c.contact_id).where(
-                recipients.c.run_id == bindparam("of_run"),
-                among(recipients.c.seq, bindparam("of_seqs", type_=Text())),
-            )
-        ),
-        enrolments.c.run_id == bindparam("of_run"),
-        # Written so that no index of the run's whole list is searched for it.
-        enrolments.c.state + "" == "reserved",
+def _kept(reached: ColumnElement[bool]) -> Update:
+    """Return how places of a run in its plan become kept, for those `reached`."""
+    return (
+        update(enrolments)
+        .where(
+            enrolments.c.plan == bindparam("of_plan"),
+            enrolments.c.people == bindparam("of_people"),
+            reached,
+            enrolments.c.run_id == bindparam("of_run"),
+            # Written so that no index of the run's whole list is searched for it.
+            enrolments.c.state + "" == "reserved",
+        )
+        .values(state="kept", at=bindparam("now", type_=UtcDateTime()))
     )
-    .values(state="kept", at=bindparam("now", type_=UtcDateTime()))
-)
+
+
+#: Each database goes through the whole list where the other finds each person by the key.
+_KEPT = {
+    "sqlite": _kept(enrolments.c.contact_id.in_(select(recipients.c.contact_id).where(_REACHED))),
+    "postgresql": _kept(and_(enrolments.c.contact_id == recipients.c.contact_id, _REACHED)),
+}
 
 
 def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -> None:
@@ -206,9 +207,10 @@ def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -
     for run_id in {ref.run_id for ref in refs}:
         # The run's row first, as everywhere: whoever cancels the run holds it while taking enrolments back.
         connection.execute(_FIRST, {"of_run": run_id, "now": now})
-        connection.execute(
-            _KEPT, {"of_run": run_id, "of_seqs": listed([ref.seq for ref in refs if ref.run_id == run_id]), "now": now}
-        )
+        plan, people = connection.execute(select(runs.c.plan, runs.c.people).where(runs.c.run_id == run_id)).one()
+        seqs = listed([ref.seq for ref in refs if ref.run_id == run_id])
+        these = {"of_run": run_id, "of_plan": plan, "of_people": people, "of_seqs": seqs, "now": now}
+        connection.execute(_KEPT[connection.dialect.name], these)
     release_followers(connection, refs)
 
 

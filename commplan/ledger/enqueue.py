@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select, text
 
 from commplan.content import Skeleton
 from commplan.errors import RunError
@@ -171,5 +171,12 @@ class Enqueuer:
             self._exclude(connection, refused)
 
     def finish(self) -> None:
-        """Close what can never become due. Short transactions."""
+        """Close what can never become due. Short transactions.
+
+        On PostgreSQL the new rows are counted for the planner of queries, which would not know of them for a minute:
+        it would look through all of them for every batch.
+        """
         drop_orphans(self._store, self._run_id)
+        if not self._store.is_sqlite:
+            with self._store.write() as connection:
+                connection.execute(text("ANALYZE recipients, messages, message_values, enrolments"))
