@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from alembic import command
@@ -17,7 +18,7 @@ from commplan.errors import FenceError, StoreError
 from commplan.settings import EmailSettings, Settings, SmsSettings
 from commplan.store import Store, migrations, open_store
 from commplan.store.tables import audit, batches, bundles, metadata, recipients, runs, store_info
-from commplan.store.types import machine_now
+from commplan.store.types import machine_now, to_micros
 from commplan.terms import RunState
 
 MIGRATIONS = Path(migrations.__path__[0])
@@ -37,6 +38,12 @@ def test_times_come_back_aware_and_exact(store: Store) -> None:
         connection.execute(insert(audit).values(at=moment, what="x", detail="{}"))
     with store.read() as connection:
         assert connection.execute(select(audit.c.at)).scalar_one() == moment
+
+
+def test_the_two_readings_of_an_hour_that_a_clock_shows_twice_are_an_hour_apart() -> None:
+    first = datetime(2026, 10, 25, 1, 30, tzinfo=ZoneInfo("Europe/London"))
+    # Python takes the two for equal.
+    assert to_micros(first.replace(fold=1)) - to_micros(first) == 3_600_000_000
 
 
 def test_the_database_clock_is_machine_time(store: Store) -> None:

@@ -20,7 +20,6 @@ _MICROSECOND = timedelta(microseconds=1)
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
 
-@lru_cache(maxsize=4096)
 def to_micros(moment: datetime) -> int:
     """Return microseconds since the epoch; ValueError for a time without a zone."""
     if moment.tzinfo is None:
