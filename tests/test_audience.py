@@ -1006,7 +1006,7 @@ def test_nothing_is_advised_about_a_database_that_cannot_write(any_crm: Crm) -> 
 def test_a_comment_that_mariadb_would_run_is_no_comment(mariadb_crm: Crm) -> None:
     for sql in (
         "/*! x */ select 1 as y",
-        "select 1 as x /*! into outfile '/tmp/x' */",
+        "select 1 as x /*! into outfile 'people.txt' */",
         "select /*M!100000 sleep(9), */ 1 as x",
     ):
         with pytest.raises(InputError, match="a comment that the server would run"):
@@ -1253,6 +1253,11 @@ def test_an_id_is_short_printable_text_or_none(value: object, expected: str | No
 )
 def test_columns_are_kept_as_json(value: object, expected: str) -> None:
     assert _READER.as_json([7, value]) == f'{{"id":7,"x":{expected}}}'
+
+
+def test_a_list_that_holds_no_number_where_one_should_be_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot stand in a text"):
+        _READER.as_json([7, [1.0, float("nan")]])
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ _NO = frozenset({"0", "false", "f", "no", "n", "off", "否"})
 _LOCALE = re.compile(r"([A-Za-z]{2,3})(?:[-_]([A-Za-z]{4}))?(?:[-_]([A-Za-z]{2}|[0-9]{3}))?(?:\.[A-Za-z0-9-]+)?")
 
 
+_NESTED = frozenset({list, tuple, dict})
+
 _T = TypeVar("_T")
 
 
@@ -148,8 +150,10 @@ class Reader:
     def as_json(self, row: Sequence[Any]) -> str:
         """Return the row's columns as a JSON object; InputError names a column whose values JSON has no form for."""
         values = dict(zip(self.columns, row, strict=False))
-        with suppress(TypeError):
-            return orjson.dumps(values, default=_as_json).decode()
+        # What holds other values may hold a float that is no number, which orjson would take for nothing.
+        if _NESTED.isdisjoint(map(type, row)):
+            with suppress(TypeError):
+                return orjson.dumps(values, default=_as_json).decode()
         try:
             return _encode(values)
         except (TypeError, ValueError):
