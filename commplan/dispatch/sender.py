@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -23,9 +23,9 @@ from commplan.errors import TransientError
 from commplan.fence import allowed_addresses
 from commplan.ids import AddressKey, RunId, new_attempt_id
 from commplan.ledger import close, schedule
-from commplan.ledger.claim import WHOLE, Batch, Shard, claim
+from commplan.ledger.claim import WHOLE, Batch, Shard
 from commplan.ledger.look import Outgoing, take
-from commplan.ledger.rate import Limit, Wait, limits
+from commplan.ledger.rate import Wait, limits
 from commplan.ledger.run import plan_of
 from commplan.settings import Settings
 from commplan.store import Store
@@ -79,28 +79,7 @@ class Sender:
             if not self._connect(channels):
                 tally.postponed += schedule.postpone(self.store, run_id, step_no, shard=shard, until=self._try_again())
                 return tally
-            taken = self._take(run_id, step_no, together=together, allowed=allowed, shard=shard, rates=rates)
-            if taken is None:
-                return tally
-            if isinstance(taken, Wait):
-                time.sleep(min(taken.seconds, LONGEST_WAIT))
-                continue
-            self._send(*taken, allowed, tally, progress)
-        return tally
-
-    def _take(
-        self,
-        run_id: RunId,
-        step_no: int,
-        *,
-        together: bool,
-        allowed: Collection[AddressKey] | None,
-        shard: Shard,
-        rates: Mapping[Channel, Limit],
-    ) -> tuple[Batch, list[Outgoing] | None] | Wait | None:
-        """Do what `ledger.look.take` does; if emails do not go `together`, they too are only claimed."""
-        if together:
-            return take(
+            taken = take(
                 self.store,
                 run_id=run_id,
                 step_no=step_no,
@@ -111,18 +90,15 @@ class Sender:
                 allowed=allowed,
                 shard=shard,
                 rates=rates,
+                together=together,
             )
-        batch = claim(
-            self.store,
-            run_id=run_id,
-            step_no=step_no,
-            worker=self.worker,
-            limit=self.settings.email.batch,
-            lease=self.lease,
-            shard=shard,
-            rates=rates,
-        )
-        return (batch, None) if isinstance(batch, Batch) else batch
+            if taken is None:
+                return tally
+            if isinstance(taken, Wait):
+                time.sleep(min(taken.seconds, LONGEST_WAIT))
+                continue
+            self._send(*taken, allowed, tally, progress)
+        return tally
 
     def _send(
         self,

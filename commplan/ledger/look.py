@@ -128,12 +128,13 @@ def take(
     allowed: Collection[AddressKey] | None = None,
     shard: Shard = WHOLE,
     rates: Mapping[Channel, Limit] | None = None,
+    together: bool = True,
 ) -> tuple[Batch, list[Outgoing] | None] | Wait | None:
     """Claim due messages that share a text; emails get the last look in the same transaction, as one request.
 
     None when nothing is due or the run is stopped, a wait when the sender's rate leaves nothing now. As with `look`,
-    what is returned as outgoing may be written at once; texts, which need a request each, are only claimed and come
-    back as None.
+    what is returned as outgoing may be written at once. Texts, and emails that do not go `together`, need a request
+    each: they are only claimed, and come back as None.
     """
     with store.write() as connection:
         batch = pick(
@@ -149,7 +150,7 @@ def take(
         )
         if not isinstance(batch, Batch):
             return batch
-        if batch.channel is Channel.SMS:
+        if batch.channel is Channel.SMS or not together:
             take_up(connection, batch)
             return batch, None
         attempt_of = dict.fromkeys(batch.seqs, attempt_id)
