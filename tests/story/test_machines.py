@@ -125,6 +125,10 @@ class Machines:
         return {row.email: row.state for row in found}
 
 
+def _name_of(number: int, of: int) -> str:
+    return f"{KEY} · welcome · email · hand {number} of {of} · SANDBOX"
+
+
 def _pid(batch: Row[Any]) -> int:
     return int(batch.worker.rpartition(":")[2])
 
@@ -257,8 +261,9 @@ def test_several_machines_send_one_step_and_one_of_them_dies(here: Machines, tmp
 
     here.wait(ended, why="no hand is left behind")
     hands = here.hands()
-    assert sorted(hand["name"] for hand in hands) == [
-        f"{KEY} · welcome · email · hand {number} of {HANDS} · SANDBOX" for number in range(1, HANDS + 1)
-    ]
+    named = {hand["name"] for hand in hands}
+    # Called again, and then perhaps fewer, when the provider was away for a moment and the step became due once more.
+    assert named >= {_name_of(number, HANDS) for number in range(1, HANDS + 1)}
+    assert named <= {_name_of(number, of) for of in range(1, HANDS + 1) for number in range(1, of + 1)}
     assert all(hand["parameters"] == {"run_key": KEY, "step": 1} for hand in hands)
     assert sum(hand["state"]["type"] == "COMPLETED" for hand in hands) >= WORKERS - 1
