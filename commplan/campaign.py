@@ -20,6 +20,7 @@ from commplan import archive, bundle, conversion, evaluation, letterhead, metric
 from commplan.audience import refresh as refreshing
 from commplan.audience import snapshot
 from commplan.channels.base import Gateways, open_gateways
+from commplan.collector import left_alone
 from commplan.dispatch import Sender, Tally, send_in_process
 from commplan.errors import FenceError, HaltError, InputError, RunError, TransientError
 from commplan.evaluation import Evaluation
@@ -224,6 +225,7 @@ class Campaign:
                 except TransientError as error:
                     raise RunError(f"{url}: {error.reason}; {remedy}, then start the run again") from None
 
+    @left_alone()
     def resolve_audience(self, *, progress: Progress | None = None) -> snapshot.Resolution | None:
         """Freeze who the run is for: the snapshot, its exclusions and enrolments.
 
@@ -299,6 +301,7 @@ class Campaign:
                 f"{allowed:,}; raise it if that is meant, or narrow the audience"
             )
 
+    @left_alone()
     def render(self, *, progress: Progress | None = None) -> int | None:
         """Freeze what everybody gets in every step, write the ledger's rows, and let the run begin.
 
@@ -405,6 +408,7 @@ class Campaign:
     def _due(self, step_no: int) -> int:
         return schedule.due_count(self.store, run_id=self.run.run_id, step_no=step_no, now=self.store.clock.now())
 
+    @left_alone()
     def dispatch(
         self, step_no: int, shard: Shard = WHOLE, *, alone: bool = True, progress: Progress | None = None
     ) -> Tally:

@@ -7,13 +7,15 @@ into an exception.
 from __future__ import annotations
 
 import logging
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, column, create_engine, event, insert, inspect, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from commplan.clock import Clock
 from commplan.errors import FenceError, StoreError
@@ -22,6 +24,9 @@ from commplan.settings import ProviderKind, Settings
 from commplan.store.tables import store_info
 
 _LOG = logging.getLogger("commplan.store")
+#: Seconds that a writer waits for its turn, and milliseconds after which it looks as often again as at first.
+_PATIENCE = 30
+_BRIEFLY = 8
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: The last migration: what the tables of this version are.
 REVISION = "0006"
@@ -63,9 +68,9 @@ class Store:
         def _configure(connection, record) -> None:  # type: ignore[no-untyped-def]
             connection.isolation_level = None
             for pragma in (
+                f"busy_timeout={_PATIENCE * 1000}",
                 "journal_mode=WAL",
                 "synchronous=FULL",
-                "busy_timeout=30000",
                 "foreign_keys=ON",
                 "cache_size=-64000",
                 "wal_autocheckpoint=8000",
@@ -73,10 +78,15 @@ class Store:
                 connection.execute(f"PRAGMA {pragma}")
             if not writes:
                 connection.execute("PRAGMA query_only=ON")
+            else:
+                connection.execute(f"PRAGMA busy_timeout={_BRIEFLY}")
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+            if writes:
+                _take_turn(connection)
+            else:
+                connection.exec_driver_sql("BEGIN")
 
         return engine
 
@@ -167,6 +177,22 @@ class Store:
         """Close every connection."""
         self._writer.dispose()
         self._reader.dispose()
+
+
+def _take_turn(connection: Connection) -> None:
+    """Begin a transaction as SQLite's one writer.
+
+    SQLite itself would look again after ever longer sleeps, up to a tenth of a second, in which nobody writes.
+    """
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        else:
+            return
 
 
 def open_store(settings: Settings, *, create: bool = True) -> Store:
