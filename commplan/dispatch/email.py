@@ -14,7 +14,7 @@ from commplan.content import fill
 from commplan.dispatch.failure import close_failure
 from commplan.dispatch.flight import send_singly
 from commplan.dispatch.patience import Patience
-from commplan.dispatch.tally import Tally
+from commplan.dispatch.tally import Ending, Tally
 from commplan.envelope import EmailBatch, EmailRecipient
 from commplan.errors import DeliveryError, TransientError
 from commplan.ids import AddressKey, TokenPurpose, new_attempt_id
@@ -37,10 +37,10 @@ def send_emails(
     lease: float,
     allowed: Collection[AddressKey] | None,
     tally: Tally,
-) -> bool:
-    """Send what passed the last look, and again what a refusal of others left; False when patience ran out.
+) -> Ending:
+    """Send what passed the last look, and again what a refusal of others left.
 
-    Closes the batch with the last acceptance. Raises HaltError when nothing can be sent until a person acts.
+    Raises HaltError when nothing can be sent until a person acts.
     """
     patience = Patience()
     groups: list[list[int]] = []
@@ -52,7 +52,7 @@ def send_emails(
             except DeliveryError as error:
                 groups.extend(close_failure(store, attempt_id, sent, error, tally))
                 if isinstance(error, TransientError) and not patience.wait(error):
-                    return False
+                    return Ending.IMPATIENT
             else:
                 close.accept(
                     store,
@@ -61,8 +61,10 @@ def send_emails(
                     finishing=None if groups else batch,
                 )
                 tally.accepted += len(sent)
+                if not groups:
+                    return Ending.CLOSED
         if not groups:
-            return True
+            return Ending.DONE
         outgoing = _look_again(store, gateway, batch, groups.pop(), lease=lease, allowed=allowed)
 
 
@@ -75,7 +77,7 @@ def send_emails_singly(
     lease: float,
     allowed: Collection[AddressKey] | None,
     tally: Tally,
-) -> bool:
+) -> Ending:
     """Look at and send every email of a claimed batch in a request of its own, as `send_singly`."""
 
     def compose(outgoing: Sequence[Outgoing]) -> list[EmailBatch]:

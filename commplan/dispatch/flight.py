@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from commplan.dispatch.failure import close_failure
 from commplan.dispatch.patience import Patience
-from commplan.dispatch.tally import Tally
+from commplan.dispatch.tally import Ending, Tally
 from commplan.envelope import Acceptance
 from commplan.errors import DeliveryError, HaltError, TransientError
 from commplan.ids import AddressKey, AttemptId, new_attempt_id
@@ -40,8 +40,8 @@ def send_singly(
     lease: float,
     allowed: Collection[AddressKey] | None,
     tally: Tally,
-) -> bool:
-    """Look at and send every message of a claimed batch; False when patience ran out and some are left.
+) -> Ending:
+    """Look at and send every message of a claimed batch.
 
     `compose` makes the requests of those that passed the look, in order; `send` hands one over, in a thread. Raises
     HaltError when nothing can be sent until a person acts; whatever was in flight is closed first.
@@ -60,11 +60,11 @@ def send_singly(
                 if work.refused is not None:
                     error, work.refused = work.refused, None
                     if not work.patience.wait(error):
-                        return False
+                        return Ending.IMPATIENT
         finally:
             while work.flying:
                 work.turn(work.flying.popleft(), 0)
-    return True
+    return Ending.DONE
 
 
 class _Work:

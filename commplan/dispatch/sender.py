@@ -18,7 +18,7 @@ from commplan.channels.base import Gateways
 from commplan.dispatch.email import send_emails, send_emails_singly
 from commplan.dispatch.patience import Patience
 from commplan.dispatch.sms import send_texts
-from commplan.dispatch.tally import Tally
+from commplan.dispatch.tally import Ending, Tally
 from commplan.errors import TransientError
 from commplan.fence import allowed_addresses
 from commplan.ids import AddressKey, RunId, new_attempt_id
@@ -110,10 +110,10 @@ class Sender:
     ) -> None:
         before = tally.accepted
         tally.batches += 1
-        again_at = None
+        ending = Ending.DONE
         try:
             if batch.channel is Channel.SMS:
-                patient = send_texts(
+                ending = send_texts(
                     self.store,
                     self.gateways.sms,
                     batch,
@@ -123,7 +123,7 @@ class Sender:
                     tally=tally,
                 )
             elif outgoing is None:
-                patient = send_emails_singly(
+                ending = send_emails_singly(
                     self.store,
                     self.gateways.email,
                     batch,
@@ -133,7 +133,7 @@ class Sender:
                     tally=tally,
                 )
             else:
-                patient = send_emails(
+                ending = send_emails(
                     self.store,
                     self.gateways.email,
                     batch,
@@ -143,9 +143,10 @@ class Sender:
                     allowed=allowed,
                     tally=tally,
                 )
-            again_at = None if patient else self._try_again()
         finally:
-            tally.postponed += close.finish(self.store, batch, again_at=again_at)
+            if ending is not Ending.CLOSED:
+                again_at = self._try_again() if ending is Ending.IMPATIENT else None
+                tally.postponed += close.finish(self.store, batch, again_at=again_at)
         if progress is not None:
             progress(tally.accepted - before)
         _LOG.info(

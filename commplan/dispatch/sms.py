@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from commplan.channels.base import SmsGateway
 from commplan.content import fill
 from commplan.dispatch.flight import send_singly
-from commplan.dispatch.tally import Tally
+from commplan.dispatch.tally import Ending, Tally
 from commplan.envelope import TextMessage
 from commplan.ids import AddressKey, Token, TokenPurpose
 from commplan.ledger.claim import Batch
@@ -24,7 +24,7 @@ def send_texts(
     lease: float,
     allowed: Collection[AddressKey] | None,
     tally: Tally,
-) -> bool:
+) -> Ending:
     """Look at and send every text of a claimed batch, as `send_singly`."""
 
     def compose(outgoing: Sequence[Outgoing]) -> list[TextMessage]:

@@ -1,8 +1,9 @@
-"""What became of the messages of one dispatch, by count."""
+"""What became of the messages of one dispatch, by count, and of its batches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from enum import Enum, auto
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,3 +21,14 @@ class Tally:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
         return self
+
+
+class Ending(Enum):
+    """How the sending of a batch ended."""
+
+    #: With its last acceptance, and written down together with it.
+    CLOSED = auto()
+    #: With nothing left to send; the batch is open still.
+    DONE = auto()
+    #: Its provider took nothing for too long: what is left is for a later try.
+    IMPATIENT = auto()

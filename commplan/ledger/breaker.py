@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, case, false, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, false, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.channels.failures import suppresses
@@ -191,10 +191,16 @@ def _halt_countries(store: Store, attempt_id: AttemptId, error: HaltError, seqs:
                 record(connection, row.run_id, now, "country halted", {"country": row.country, "code": error.code})
 
 
+_HALTED = (
+    select(country_halts.c.country)
+    .where(country_halts.c.run_id == bindparam("of_run"))
+    .order_by(country_halts.c.country)
+)
+
+
 def halted_countries(connection: Connection, run_id: RunId) -> tuple[str, ...]:
     """Return the countries that a run does not text for now."""
-    halted = select(country_halts.c.country).where(country_halts.c.run_id == run_id)
-    return tuple(connection.execute(halted.order_by(country_halts.c.country)).scalars())
+    return tuple(connection.execute(_HALTED, {"of_run": run_id}).scalars())
 
 
 def held_back(countries: Collection[str], now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:

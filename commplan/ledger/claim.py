@@ -113,6 +113,22 @@ def claim(
     return batch
 
 
+_SKELETON = select(skeletons).where(
+    skeletons.c.run_id == bindparam("of_run"), skeletons.c.skeleton_no == bindparam("of_skeleton")
+)
+_OPENING = (
+    insert(batches)
+    .values(
+        run_id=bindparam("run_id"),
+        step_no=bindparam("step_no"),
+        worker=bindparam("worker"),
+        claimed=bindparam("claimed"),
+        lease_machine=machine_now() + bindparam("seconds"),
+    )
+    .returning(batches.c.batch_id)
+)
+
+
 def take_up(connection: Connection, batch: Batch) -> None:
     """Note that the messages of a batch that was picked are claimed, in the caller's transaction."""
     picked = and_(
@@ -149,9 +165,7 @@ def pick(
                 "restore the store, or cancel the run"
             )
         return None
-    text = connection.execute(
-        select(skeletons).where(skeletons.c.run_id == run_id, skeletons.c.skeleton_no == skeleton_no)
-    ).one()
+    text = connection.execute(_SKELETON, {"of_run": run_id, "of_skeleton": skeleton_no}).one()
     allowed = (rates or {}).get(Channel(text.channel))
     bucket = None if allowed is None else open_bucket(connection, allowed)
     if bucket is not None:
@@ -163,17 +177,8 @@ def pick(
         return None
     if bucket is not None:
         bucket.take(connection, len(seqs))
-    batch_id = connection.execute(
-        insert(batches)
-        .values(
-            run_id=run_id,
-            step_no=step_no,
-            worker=worker,
-            claimed=len(seqs),
-            lease_machine=machine_now() + lease,
-        )
-        .returning(batches.c.batch_id)
-    ).scalar_one()
+    opened = {"run_id": run_id, "step_no": step_no, "worker": worker, "claimed": len(seqs), "seconds": lease}
+    batch_id = connection.execute(_OPENING, opened).scalar_one()
     return Batch(
         batch_id=BatchId(batch_id),
         run_id=run_id,

@@ -10,7 +10,21 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Text, Update, and_, bindparam, case, func, null, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from commplan.ids import AttemptId, MessageRef, RunId
 from commplan.ledger.claim import Batch
@@ -173,6 +187,7 @@ _FIRST = (
     .where(runs.c.run_id == bindparam("of_run"), runs.c.first_accepted_at.is_(None))
     .values(first_accepted_at=bindparam("now", type_=UtcDateTime()))
 )
+_PLAN = select(runs.c.plan, runs.c.people).where(runs.c.run_id == bindparam("of_run"))
 _REACHED = and_(recipients.c.run_id == bindparam("of_run"), among(recipients.c.seq, bindparam("of_seqs", type_=Text())))
 
 
@@ -207,7 +222,7 @@ def keep(connection: Connection, refs: Sequence[MessageRef], *, now: datetime) -
     for run_id in {ref.run_id for ref in refs}:
         # The run's row first, as everywhere: whoever cancels the run holds it while taking enrolments back.
         connection.execute(_FIRST, {"of_run": run_id, "now": now})
-        plan, people = connection.execute(select(runs.c.plan, runs.c.people).where(runs.c.run_id == run_id)).one()
+        plan, people = connection.execute(_PLAN, {"of_run": run_id}).one()
         seqs = listed([ref.seq for ref in refs if ref.run_id == run_id])
         these = {"of_run": run_id, "of_plan": plan, "of_people": people, "of_seqs": seqs, "now": now}
         connection.execute(_KEPT[connection.dialect.name], these)
@@ -299,37 +314,42 @@ def sweep(store: Store, run_id: RunId) -> tuple[int, int]:
         return _abandon(connection, ended) if ended else (0, 0)
 
 
+_OF_BATCHES: BindParameter[int] = bindparam("of_batches", expanding=True)
+_CLOSING = (
+    update(batches)
+    .where(batches.c.batch_id.in_(_OF_BATCHES), batches.c.closed_machine.is_(None))
+    .values(closed_machine=machine_now())
+    .returning(batches.c.batch_id)
+)
+#: Requests that nobody will write down an answer to any more, and their messages.
+_UNANSWERED = (
+    update(attempts)
+    .where(attempts.c.batch_id.in_(_OF_BATCHES), attempts.c.outcome == AttemptOutcome.OPEN)
+    .values(outcome=AttemptOutcome.UNKNOWN)
+)
+_LOST_SIGHT = (
+    update(messages)
+    .where(
+        messages.c.attempt_id.in_(select(attempts.c.attempt_id).where(attempts.c.batch_id.in_(_OF_BATCHES))),
+        messages.c.state == MessageState.SENDING,
+    )
+    .values(state=MessageState.UNKNOWN)
+)
+_BACK_AGAIN = (
+    update(messages)
+    .where(messages.c.batch_id.in_(_OF_BATCHES), messages.c.state == MessageState.CLAIMED)
+    .values(**_BACK)
+)
+
+
 def _abandon(connection: Connection, ended: Sequence[int], *, due_at: datetime | None = None) -> tuple[int, int]:
     """Close batches that are open still. Locks batches, then requests, then messages, as the last look does."""
-    closing = (
-        connection.execute(
-            update(batches)
-            .where(batches.c.batch_id.in_(ended), batches.c.closed_machine.is_(None))
-            .values(closed_machine=machine_now())
-            .returning(batches.c.batch_id)
-        )
-        .scalars()
-        .all()
-    )
+    closing = connection.execute(_CLOSING, {"of_batches": ended}).scalars().all()
     if not closing:
         return 0, 0
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.batch_id.in_(closing), attempts.c.outcome == AttemptOutcome.OPEN)
-        .values(outcome=AttemptOutcome.UNKNOWN)
-    )
-    unknown = connection.execute(
-        update(messages)
-        .where(
-            messages.c.attempt_id.in_(select(attempts.c.attempt_id).where(attempts.c.batch_id.in_(closing))),
-            messages.c.state == MessageState.SENDING,
-        )
-        .values(state=MessageState.UNKNOWN)
-    ).rowcount
-    back = _BACK if due_at is None else {**_BACK, "due_at": due_at}
-    queued = connection.execute(
-        update(messages)
-        .where(messages.c.batch_id.in_(closing), messages.c.state == MessageState.CLAIMED)
-        .values(**back)
-    ).rowcount
-    return queued, unknown
+    these = {"of_batches": closing}
+    unknown = 0
+    if connection.execute(_UNANSWERED, these).rowcount:
+        unknown = connection.execute(_LOST_SIGHT, these).rowcount
+    again = _BACK_AGAIN if due_at is None else _BACK_AGAIN.values(due_at=due_at)
+    return connection.execute(again, these).rowcount, unknown

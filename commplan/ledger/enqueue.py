@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, delete, insert, select, text
 
+from commplan.audience.planning import Planning
 from commplan.content import Skeleton
 from commplan.errors import RunError
 from commplan.ids import AddressKey, RunId
@@ -56,11 +57,15 @@ class Draft(NamedTuple):
 
 
 class Enqueuer:
-    """Writes the drafts of one run in chunks; remembers which skeletons the store already has."""
+    """Writes the drafts of one run in chunks; remembers which skeletons the store already has.
 
-    def __init__(self, store: Store, run_id: RunId) -> None:
+    `planning`: whose hold on the run every chunk depends on.
+    """
+
+    def __init__(self, store: Store, run_id: RunId, *, planning: Planning | None = None) -> None:
         self._store = store
         self._run_id = run_id
+        self._planning = planning
         self._numbers: dict[str, int] = {}
 
     def clear(self) -> None:
@@ -84,10 +89,12 @@ class Enqueuer:
         """Write a chunk of drafts in one short transaction.
 
         A second person with the same address in the same step gets a row too, excluded as `same_address`. RunError
-        once the run may send: nothing is ever added to what was planned.
+        once the run may send: nothing is ever added to what was planned; or when another process plans it by now.
         """
         with self._store.write() as connection:
             self._require_frozen(connection)
+            if self._planning is not None:
+                self._planning.hold(connection)
             self._write_skeletons(connection, drafts)
             sendable = [draft for draft in drafts if draft.reason is None]
             self._exclude(connection, ((draft, draft.reason) for draft in drafts if draft.reason is not None))

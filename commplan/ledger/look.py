@@ -5,12 +5,11 @@ Never opens a connection to anyone. What passes has its attempt committed; what 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import (
@@ -18,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Text,
+    Update,
     bindparam,
     insert,
     literal,
@@ -31,7 +31,7 @@ from commplan.ledger import breaker
 from commplan.ledger.claim import WHOLE, Batch, Shard, pick, take_up
 from commplan.ledger.rate import Limit, Wait
 from commplan.ledger.readdress import follow_addresses
-from commplan.ledger.rules import CLAIMED, PICKED, Rules, rows_of, rules_of, times_of
+from commplan.ledger.rules import CLAIMED, PICKED, rows_of, rules_of, times_of
 from commplan.ledger.run import plan_of
 from commplan.ledger.schedule import zones_of
 from commplan.ledger.standstill import sending_state
@@ -43,6 +43,8 @@ from commplan.terms import AttemptOutcome, Channel, MessageState, Reason, RunSta
 from commplan.window import next_open
 
 _TEXTS = {str}
+#: A message's row, its values, and when its hours end.
+_Going = tuple[Row[Any], tuple[str, ...], datetime | None]
 _LOG = logging.getLogger("commplan.ledger")
 
 #: Machine seconds after which what the last look saw is too old to be written on.
@@ -56,18 +58,20 @@ def write_by(looked_at: float) -> float:
     return min(looked_at + OLDEST_LOOK, boottime() + LONGEST_PAUSE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """One message that passed the last look; its attempt is committed."""
 
     ref: MessageRef
     attempt_id: AttemptId
-    address: str = field(repr=False)
-    values: tuple[str, ...] = field(repr=False)
+    address: str
+    values: tuple[str, ...]
     not_after: datetime
     closes_at: datetime | None
     #: `clock.boottime` of the look.
     looked_at: float
+
+    def __repr__(self) -> str:
+        return f"Outgoing({self.ref}, {self.attempt_id})"
 
 
 def look(
@@ -113,7 +117,7 @@ def look_in(
     attempt_of = (
         dict(zip(seqs, attempt_ids, strict=True)) if len(attempt_ids) > 1 else dict.fromkeys(seqs, *attempt_ids)
     )
-    return _pass(connection, store, batch, mine=CLAIMED, attempt_of=attempt_of, allowed=allowed)
+    return _pass(connection, store, batch, mine=CLAIMED, attempt_of=attempt_of, allowed=allowed).outgoing()
 
 
 def take(
@@ -154,7 +158,8 @@ def take(
             take_up(connection, batch)
             return batch, None
         attempt_of = dict.fromkeys(batch.seqs, attempt_id)
-        return batch, _pass(connection, store, batch, mine=PICKED, attempt_of=attempt_of, allowed=allowed)
+        passed = _pass(connection, store, batch, mine=PICKED, attempt_of=attempt_of, allowed=allowed)
+    return batch, passed.outgoing()
 
 
 def _pass(
@@ -165,7 +170,7 @@ def _pass(
     mine: ColumnElement[bool],
     attempt_of: Mapping[int, AttemptId],
     allowed: Collection[AddressKey] | None,
-) -> list[Outgoing]:
+) -> _Passed:
     """Give each message that has an attempt to come its state: on the wire, or why not."""
     now = store.clock.now()
     these = rows_of(batch, attempt_of)
@@ -182,25 +187,95 @@ def _pass(
     if any(row.moved for row in rows):
         follow_addresses(connection, batch.run_id, which=mine.params(these))
         rows = connection.execute(rules.examine, examined).all()
-    _refuse(connection, batch, rules, rows, now=now)
-    passed = [row for row in rows if row.rule is None]
-    values = _read_values(connection, batch, passed, mine=mine)
-    passed = [row for row in passed if row.seq in values]
-    closes_at = _open_hours(connection, plan, batch, passed, mine=mine, now=now)
-    going = [row for row in passed if row.seq in closes_at]
-    _put_on_wire(connection, batch, [row.seq for row in going], attempt_of=attempt_of, mine=mine, now=now)
-    return [
-        Outgoing(
-            ref=MessageRef(batch.run_id, batch.step_no, row.seq),
-            attempt_id=attempt_of[row.seq],
-            address=row.address,
-            values=values[row.seq],
-            not_after=row.not_after,
-            closes_at=closes_at[row.seq],
-            looked_at=looked_at,
+    found = _sort(rows, plan, batch, now=now)
+    for number, seqs in sorted(found.refused.items()):
+        connection.execute(rules.refusals[number], rows_of(batch, seqs) | times_of(now))
+    if found.damaged:
+        _LOG.error(
+            "frozen content is damaged", extra={"run": batch.run_id, "step": batch.step_no, "people": found.damaged}
         )
-        for row in going
-    ]
+        change = {"state": MessageState.CANCELLED, "reason": Reason.CONTENT_DAMAGED, "batch_id": None}
+        connection.execute(update(messages).where(mine).values(**change), rows_of(batch, found.damaged))
+    for opens, seqs in found.closed.items():
+        back = update(messages).where(mine).values(state=MessageState.QUEUED, due_at=opens, batch_id=None)
+        connection.execute(back, rows_of(batch, seqs))
+    seqs = [row.seq for row, *_ in found.going]
+    _put_on_wire(connection, batch, seqs, attempt_of=attempt_of, mine=mine, now=now)
+    return _Passed(batch=batch, going=found.going, attempt_of=attempt_of, looked_at=looked_at)
+
+
+class _Passed(NamedTuple):
+    """Who passed a look: made into what goes out once the transaction is over, in which nobody else can write."""
+
+    batch: Batch
+    going: Sequence[_Going]
+    attempt_of: Mapping[int, AttemptId]
+    looked_at: float
+
+    def outgoing(self) -> list[Outgoing]:
+        run_id, step_no = self.batch.run_id, self.batch.step_no
+        return [
+            Outgoing(
+                MessageRef(run_id, step_no, row.seq),
+                self.attempt_of[row.seq],
+                row.address,
+                values,
+                row.not_after,
+                closes_at,
+                self.looked_at,
+            )
+            for row, values, closes_at in self.going
+        ]
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """The messages of a look by what is to become of them."""
+
+    #: By the number of the rule against them.
+    refused: dict[int, list[int]] = field(default_factory=dict)
+    #: Cancelled, rather than sent with a guess.
+    damaged: list[int] = field(default_factory=list)
+    #: Out of their hours, by when these begin.
+    closed: dict[datetime, list[int]] = field(default_factory=dict)
+    going: list[_Going] = field(default_factory=list)
+
+
+def _sort(rows: Sequence[Row[Any]], plan: Plan, batch: Batch, *, now: datetime) -> _Sorted:
+    found = _Sorted()
+    wanted = len(batch.text.placeholders)
+    hours: dict[tuple[str | None, str | None, str | None], tuple[datetime, datetime | None]] = {}
+    for row in rows:
+        seq, slot_values, _, _, moved, segment, zone, country, rule = row
+        if rule is not None:
+            found.refused.setdefault(rule, []).append(seq)
+            continue
+        values = _values(slot_values, wanted)
+        if values is None:
+            found.damaged.append(seq)
+            continue
+        where = (segment, zone, country)
+        if where not in hours:
+            window = plan.touch(batch.step_no, segment).window
+            hours[where] = next_open(window, now, zones_of(zone, country, plan.zone))
+        opens, closes = hours[where]
+        if moved:
+            # The address changed under the look: another look, at the new one.
+            found.closed.setdefault(now + timedelta(minutes=1), []).append(seq)
+        elif opens > now:
+            found.closed.setdefault(opens, []).append(seq)
+        else:
+            found.going.append((row, values, closes))
+    return found
+
+
+def _values(kept: str | None, wanted: int) -> tuple[str, ...] | None:
+    """Return a message's frozen values, None if they are damaged."""
+    try:
+        values = tuple(orjson.loads(kept or ""))
+    except (ValueError, TypeError):
+        return None
+    return values if len(values) == wanted and set(map(type, values)) <= _TEXTS else None
 
 
 #: The attempt of a message, where each has one of its own.
@@ -221,6 +296,17 @@ _ATTEMPTS = insert(attempts).from_select(
         machine_now(),
     ).where(CLAIMED),
 )
+_ATTEMPT = insert(attempts).values(wire_machine=machine_now())
+
+
+def _sending(mine: ColumnElement[bool]) -> tuple[Update, Update]:
+    """Return how messages get on the wire: in one request, and in one each."""
+    sending = update(messages).where(mine).values(state=MessageState.SENDING, batch_id=bindparam("of_batch"))
+    return sending.values(attempt_id=bindparam("attempt")), sending.values(attempt_id=_NAMED)
+
+
+#: By whether they are only picked.
+_SENDING = {True: _sending(PICKED), False: _sending(CLAIMED)}
 _RENEWED = (
     update(batches)
     .where(
@@ -236,65 +322,6 @@ def _renew(connection: Connection, batch: Batch, lease: float) -> bool:
     return bool(connection.execute(_RENEWED, {"of_batch": batch.batch_id, "seconds": lease}).rowcount)
 
 
-def _refuse(connection: Connection, batch: Batch, rules: Rules, rows: Sequence[Row[Any]], *, now: datetime) -> None:
-    against: dict[int, list[int]] = {}
-    for row in rows:
-        if row.rule is not None:
-            against.setdefault(row.rule, []).append(row.seq)
-    for number, seqs in sorted(against.items()):
-        connection.execute(rules.refusals[number], rows_of(batch, seqs) | times_of(now))
-
-
-def _read_values(
-    connection: Connection, batch: Batch, rows: Sequence[Row[Any]], *, mine: ColumnElement[bool]
-) -> dict[int, tuple[str, ...]]:
-    """Return each message's frozen values; one whose values are damaged is cancelled rather than sent with a guess."""
-    values: dict[int, tuple[str, ...]] = {}
-    wanted = len(batch.text.placeholders)
-    for row in rows:
-        with contextlib.suppress(ValueError, TypeError):
-            found = tuple(orjson.loads(row.slot_values))
-            if len(found) == wanted and set(map(type, found)) <= _TEXTS:
-                values[row.seq] = found
-    if damaged := [row.seq for row in rows if row.seq not in values]:
-        _LOG.error("frozen content is damaged", extra={"run": batch.run_id, "step": batch.step_no, "people": damaged})
-        change = {"state": MessageState.CANCELLED, "reason": Reason.CONTENT_DAMAGED, "batch_id": None}
-        connection.execute(update(messages).where(mine).values(**change), rows_of(batch, damaged))
-    return values
-
-
-def _open_hours(
-    connection: Connection,
-    plan: Plan,
-    batch: Batch,
-    rows: Sequence[Row[Any]],
-    *,
-    mine: ColumnElement[bool],
-    now: datetime,
-) -> dict[int, datetime | None]:
-    """Return, for those in whose hours it is now, when these end; put the others back until theirs begin."""
-    hours: dict[tuple[str | None, str | None, str | None], tuple[datetime, datetime | None]] = {}
-    closes_at: dict[int, datetime | None] = {}
-    closed: dict[datetime, list[int]] = {}
-    for row in rows:
-        where = (row.segment, row.zone, row.country)
-        if where not in hours:
-            touch = plan.touch(batch.step_no, row.segment)
-            hours[where] = next_open(touch.window, now, zones_of(row.zone, row.country, plan.zone))
-        opens, closes = hours[where]
-        if row.moved:
-            # The address changed under the look: another look, at the new one.
-            closed.setdefault(now + timedelta(minutes=1), []).append(row.seq)
-        elif opens > now:
-            closed.setdefault(opens, []).append(row.seq)
-        else:
-            closes_at[row.seq] = closes
-    for opens, seqs in closed.items():
-        back = update(messages).where(mine).values(state=MessageState.QUEUED, due_at=opens, batch_id=None)
-        connection.execute(back, rows_of(batch, seqs))
-    return closes_at
-
-
 def _put_on_wire(
     connection: Connection,
     batch: Batch,
@@ -307,22 +334,22 @@ def _put_on_wire(
     if not seqs:
         return
     these = rows_of(batch, seqs) | {"now": now}
-    sending = update(messages).where(mine).values(state=MessageState.SENDING, batch_id=bindparam("of_batch"))
+    together, singly = _SENDING[mine is PICKED]
     if len(set(attempt_of.values())) == 1:
         attempt = {
+            "attempt_id": attempt_of[seqs[0]],
             "batch_id": batch.batch_id,
             "run_id": batch.run_id,
             "step_no": batch.step_no,
             "channel": batch.channel,
+            "messages": len(seqs),
+            "wire_at": now,
+            "outcome": AttemptOutcome.OPEN,
         }
-        one = attempt_of[seqs[0]]
-        connection.execute(
-            insert(attempts).values(wire_machine=machine_now()),
-            attempt | {"attempt_id": one, "messages": len(seqs), "wire_at": now, "outcome": AttemptOutcome.OPEN},
-        )
-        connection.execute(sending.values(attempt_id=bindparam("attempt")), these | {"attempt": one})
+        connection.execute(_ATTEMPT, attempt)
+        connection.execute(together, these | {"attempt": attempt_of[seqs[0]]})
     else:
         # Claimed ones, then: texts. One statement for all, because between two a sender's threads would take turns.
         these["named"] = orjson.dumps({str(seq): attempt_of[seq] for seq in seqs}).decode()
         connection.execute(_ATTEMPTS, these)
-        connection.execute(sending.values(attempt_id=_NAMED), these)
+        connection.execute(singly, these)

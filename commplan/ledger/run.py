@@ -10,11 +10,11 @@ import secrets
 import time as clock
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from uuid import uuid4
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan import planfile
@@ -213,9 +213,12 @@ def frozen_files(connection: Connection, run_id: RunId) -> dict[str, str]:
 _PLAN_OF_RUN: dict[tuple[str, RunId], Plan] = {}
 
 
+_DIGEST = select(runs.c.digest).where(runs.c.run_id == bindparam("of_run"))
+
+
 def plan_of(connection: Connection, run_id: RunId) -> Plan:
     """Return the plan that a run was started with, from its frozen files."""
-    digest = connection.execute(select(runs.c.digest).where(runs.c.run_id == run_id)).scalar_one()
+    digest = connection.execute(_DIGEST, {"of_run": run_id}).scalar_one()
     known = _PLAN_OF_RUN.get((digest, run_id))
     if known is None:
         known = planfile.parse_plan(frozen_files(connection, run_id)[PLAN_FILE], PLAN_FILE)
@@ -360,7 +363,7 @@ def beat(store: Store, run_id: RunId) -> RunState:
         return RunState(connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar_one())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Turn:
     """A process's turn at something that one process does at a time; over when its lease is."""
 
@@ -368,9 +371,16 @@ class Turn:
     name: str
     holder: str
     lease: timedelta
+    _kept: float = field(default_factory=clock.monotonic)
 
     def keep(self) -> None:
-        """Begin the lease anew; RunError when it was over and another process has the turn. Own transaction."""
+        """Begin the lease anew, once a tenth of it is over; RunError when another process has the turn by then.
+
+        Own transaction.
+        """
+        if clock.monotonic() - self._kept < self.lease.total_seconds() / 10:
+            return
+        self._kept = clock.monotonic()
         with self.store.write() as connection:
             kept = connection.execute(
                 update(plan_locks)

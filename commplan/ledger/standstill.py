@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, case, delete, select, update
+from sqlalchemy import Connection, bindparam, case, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.errors import RunError
@@ -42,11 +42,14 @@ class Standstill:
         return f"{self.what} since {self.since:%Y-%m-%d %H:%M} UTC{who}{why}; {self.remedy}"
 
 
+_SENDING = select(runs.c.state, select(stops.c.stop_id).exists().label("stopped")).where(
+    runs.c.run_id == bindparam("of_run")
+)
+
+
 def sending_state(connection: Connection, run_id: RunId) -> RunState:
     """Return a run's state as claims and last looks take it: paused while everything is stopped."""
-    row = connection.execute(
-        select(runs.c.state, select(stops.c.stop_id).exists().label("stopped")).where(runs.c.run_id == run_id)
-    ).one()
+    row = connection.execute(_SENDING, {"of_run": run_id}).one()
     state = RunState(row.state)
     return RunState.PAUSED if row.stopped and state is RunState.EXECUTING else state
 

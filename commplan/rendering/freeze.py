@@ -5,6 +5,7 @@ Starts from nothing each time, so an interrupted rendering is simply done again.
 
 from __future__ import annotations
 
+import time as clock
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,8 @@ _CHUNK = 1_000
 #: Messages that are written together: as many as hold the store's one writer up for a fifth of a second. Address keys
 #: are spread over their whole index, so that few large writes touch far fewer of its pages than many small ones.
 _WRITTEN = 4_000
+#: Machine seconds after which what there is is written: a sign of life goes with it.
+_SILENCE = 10.0
 
 
 def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable[[int], None] | None = None) -> int:
@@ -32,21 +35,23 @@ def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable
     """
     with store.read() as connection:
         planning, audience_size = Planning.of_complete(connection, run.run_id)
-    enqueuer = Enqueuer(store, run.run_id)
+    enqueuer = Enqueuer(store, run.run_id, planning=planning)
     enqueuer.clear()
     people = 0
     faults: Counter[Finding] = Counter()
     drafts: list[Draft] = []
+    written = clock.monotonic()
     for chunk in rendered(store, settings, run, ranges(store, run.run_id, size=_CHUNK), people=audience_size):
         faults += chunk.faults
         people += chunk.people
-        if not faults:
+        if faults:
+            drafts.clear()
+        else:
             drafts += chunk.drafts
-        if len(drafts) >= _WRITTEN:
+        if len(drafts) >= _WRITTEN or clock.monotonic() - written > _SILENCE:
             enqueuer.write(drafts)
             drafts.clear()
-        with store.write() as connection:
-            planning.hold(connection)
+            written = clock.monotonic()
         if progress is not None:
             progress(chunk.people)
     if faults:
@@ -64,6 +69,4 @@ def render_run(store: Store, settings: Settings, run: Run, *, progress: Callable
         )
     enqueuer.write(drafts)
     enqueuer.finish()
-    with store.write() as connection:
-        planning.hold(connection)
     return people
