@@ -1,6 +1,7 @@
 """A renderer as a process of its own: ``python -m commplan.rendering RUN BEGINS``.
 
-Reads ranges, ``FIRST LAST`` on a line, and answers each with a pickled `Rendered`; ends when its input does.
+Reads ranges, ``FIRST LAST`` on a line, and answers each with a pickled `Rendered`, its length in eight bytes before it;
+ends when its input does.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def main(key: str, begins: str) -> None:
     collector.leave_alone()
     for line in sys.stdin:
         first, last = map(int, line.split())
-        pickle.dump(renderer.render(first, last), answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answer = pickle.dumps(renderer.render(first, last), protocol=pickle.HIGHEST_PROTOCOL)
+        answers.write(len(answer).to_bytes(8, "big"))
+        answers.write(answer)
         answers.flush()
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 from commplan.errors import RunError
 from commplan.ledger.run import Run
@@ -22,10 +23,8 @@ from commplan.store import Store
 
 #: Fewer people than this are rendered by this process: starting others would take longer.
 WORTH_A_PROCESS = 10_000
-#: Ranges that a renderer is given ahead, and most that are kept here until their turn comes.
-_AHEAD = 2
-#: Bytes of a pipe: as many as Linux gives to anybody.
-_PIPE = 2**20
+#: Ranges that a renderer is given ahead, so that it goes on while this process writes what there is.
+_AHEAD = 6
 
 
 def rendered(
@@ -52,7 +51,7 @@ def _in_order(crew: Sequence[_Worker], own: Renderer, ranges: Sequence[tuple[int
     for number in range(len(ranges)):
         while number not in ready:
             for worker in crew:
-                while worker.waiting < _AHEAD and following < len(ranges):
+                while worker.waiting < _ahead(len(ranges) - following, len(crew) + 1):
                     worker.ask(*ranges[following])
                     given[following] = worker
                     following += 1
@@ -65,6 +64,11 @@ def _in_order(crew: Sequence[_Worker], own: Renderer, ranges: Sequence[tuple[int
         yield ready.pop(number)
 
 
+def _ahead(left: int, renderers: int) -> int:
+    """Return how many ranges a renderer is to have before it: few when few are left, so that all end at once."""
+    return min(_AHEAD, -(-left // renderers))
+
+
 class _Worker:
     def __init__(self, command: Sequence[str], settings: Settings) -> None:
         paths = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", ""))
@@ -73,18 +77,26 @@ class _Worker:
             env={**os.environ, **as_environment(settings), "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Room for a whole answer: the renderer goes on while this process is busy.
-            pipesize=_PIPE,
         )
         #: Ranges it was given and has not been asked for.
         self.waiting = 0
+        self._answers: SimpleQueue[bytes | None] = SimpleQueue()
+        # A pipe holds less than one answer: unread, it would keep the renderer from going on.
+        self._reader = Thread(target=self._read, daemon=True)
 
     def __enter__(self) -> _Worker:
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._reader.join()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.stdout.close()
 
     def ask(self, first: int, last: int) -> None:
         """Give it a range to render."""
@@ -98,20 +110,27 @@ class _Worker:
 
     @property
     def has_answered(self) -> bool:
-        """Whether an answer has begun to arrive, or the worker has ended."""
-        assert self._process.stdout is not None
-        return bool(select.select([self._process.stdout], [], [], 0)[0])
+        """Whether an answer is there, or the worker has ended."""
+        return not self._answers.empty()
 
     def answer(self) -> Rendered:
         """Return what the earliest range it was given is rendered as."""
-        assert self._process.stdout is not None
-        try:
-            found = pickle.load(self._process.stdout)  # noqa: S301 (from our own child)
-        except (EOFError, pickle.UnpicklingError):
-            raise self._died() from None
+        answer = self._answers.get()
+        if answer is None:
+            raise self._died()
+        found = pickle.loads(answer)  # noqa: S301 (from our own child)
         assert isinstance(found, Rendered)
         self.waiting -= 1
         return found
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        while len(length := self._process.stdout.read(8)) == 8:
+            size = int.from_bytes(length, "big")
+            if len(answer := self._process.stdout.read(size)) < size:
+                break
+            self._answers.put(answer)
+        self._answers.put(None)
 
     def _died(self) -> RunError:
         status = self._process.wait()

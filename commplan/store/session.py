@@ -26,7 +26,7 @@ from commplan.store.tables import store_info
 _LOG = logging.getLogger("commplan.store")
 #: Seconds that a writer waits for its turn, and milliseconds after which it looks as often again as at first.
 _PATIENCE = 30
-_BRIEFLY = 8
+_BRIEFLY = 2
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: The last migration: what the tables of this version are.
 REVISION = "0006"
