@@ -27,7 +27,7 @@ from commplan.errors import Finding, InputError, UnreachableError, quoted
 
 _LOG = logging.getLogger("commplan.audience")
 #: Rows asked for at a time.
-CHUNK = 5_000
+CHUNK = 10_000
 #: Machine seconds until a database that does not let us in is given up, and one that does not let us go.
 _OPENING, _CLOSING = 30, 5
 _EXAMPLE = "write sqlite:///FILE, postgresql://…, mysql://… or the URL of another database that SQLAlchemy knows"

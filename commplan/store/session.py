@@ -28,7 +28,7 @@ _LOG = logging.getLogger("commplan.store")
 _PATIENCE = 30
 _BRIEFLY = 2
 #: Kilobytes of pages that a connection to SQLite keeps: a campaign of a million fills whatever it is given.
-_CACHE_OF_WRITER = 32_000
+_CACHE_OF_WRITER = 64_000
 _CACHE_OF_READER = 8_000
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: The last migration: what the tables of this version are.
