@@ -25,8 +25,13 @@ def insert_rows(
     """
     if not rows:
         return
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    names, marks = ", ".join(table.c[name].name for name in columns), ", ".join([mark] * len(columns))
+    names = ", ".join(table.c[name].name for name in columns)
     otherwise = " ON CONFLICT DO NOTHING" if skip_conflicts else ""
-    statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks}){otherwise}"
-    connection.exec_driver_sql(statement, list(rows))
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(columns))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks}){otherwise}", list(rows))
+        return
+    # One statement, and a list for each column: a server would otherwise be asked for every row.
+    lists = ", ".join(f"%s::{table.c[name].type.compile(connection.dialect)}[]" for name in columns)
+    statement = f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({lists}){otherwise}"
+    connection.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True))))
