@@ -19,11 +19,12 @@ ROOT = Path(campaign.__file__).parent.parent
 
 
 def weather(
-    folder: Path, store_url: str, *, people: int, kills: int, seed: int, silent: bool = False
+    folder: Path, store_url: str, *, people: int, kills: int, seed: int, factor: int = 60, silent: bool = False
 ) -> dict[str, Any]:
     """Send a campaign through a storm; if anything is wrong, all of it is kept in the folder that is named."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos.storm", str(folder), store_url, str(people), str(kills), str(seed)]
+        [sys.executable, "-m", "tests.chaos.storm", str(folder), store_url]
+        + [str(number) for number in (people, kills, seed, factor)]
         + ["silent"] * silent,
         cwd=ROOT,
         env={"PATH": os.environ["PATH"]},
@@ -33,6 +34,12 @@ def weather(
     )
     assert done.returncode == 0, f"seed {seed}, kept in {folder}:\n{done.stderr}"
     return dict(json.loads(done.stdout))
+
+
+def test_a_small_storm_leaves_nobody_twice_and_everybody_accounted_for(tmp_path: Path, store_url: str) -> None:
+    found = weather(tmp_path / "storm", store_url, people=60, kills=4, seed=24, factor=480)
+    assert found["lost"] > 0
+    assert found["arrived"] > 100
 
 
 @pytest.mark.long
