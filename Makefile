@@ -41,15 +41,15 @@ check: install-test ## Style, types and the floors of the house
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-test: install-test ## The tests, a few minutes
+test: install-test ## The tests, a kill at every boundary and small storms among them: some ten minutes
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long and not soak"
 
-test-long: install-test ## The tests that need more time: kills, whole campaigns, the demo in a browser
+test-long: install-test ## The tests that need more time: stops at every boundary, storms, the demo in a browser
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "long and not soak"
 
 test-all: test test-long ## All tests
 
-soak: install-test ## Every kill at every boundary, long chaos, and each invariant broken on purpose: some hours
+soak: install-test ## Long storms, long searches, and each invariant broken on purpose: some hours
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m soak
 
 bench: install-test ## How fast it is, beside the plain ways of doing the same; BENCH="--postgresql" for more

@@ -9,26 +9,28 @@ of JSON for each N: what was crossed there, what was in doubt then, and what wen
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import signal
 import sqlite3
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Imported when first needed; here once, so that no fork has to.
-import httpcore  # noqa: F401
-import scipy.stats  # noqa: F401
+# A sandbox imports them when it starts; here once, so that no fork has to.
 import uvicorn.lifespan.on
 import uvicorn.loops.auto  # noqa: F401
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Dialect, Engine
 
 from commplan import campaign
 from commplan.sandbox import Switches
@@ -47,7 +49,8 @@ TAKEN = ("accepted", "delivered")
 
 
 def installation(folder: Path) -> Installation:
-    return Installation(folder=folder, store_url=f"sqlite:///{folder / 'store.sqlite'}")
+    # Whoever is woken reads the answer that has come meanwhile, however long it slept.
+    return Installation(folder=folder, store_url=f"sqlite:///{folder / 'store.sqlite'}", timeout=25.0)
 
 
 def plan(here: Installation) -> None:
@@ -217,6 +220,7 @@ def main(folder: Path, what: str, numbers: list[int]) -> None:
         count(folder)
         return
     drill = {"kill": kill, "stop": stop}[what]
+    warm_up(folder)
     waiting, running = list(numbers), {}
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
@@ -225,6 +229,40 @@ def main(folder: Path, what: str, numbers: list[int]) -> None:
         pid, _ = os.wait()
         number = running.pop(pid)
         print((folder / f"{what}-{number}.json").read_text(encoding="utf-8"), flush=True)  # noqa: T201
+
+
+class Compiled(dict[Hashable, Any]):
+    """The compiled statements of every engine: SQLAlchemy keeps them apart, and each fork opens engines of its own."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get(self._anywhere(key), default)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(self._anywhere(key), value)
+
+    def _anywhere(self, key: tuple[Hashable, ...]) -> Hashable:
+        return tuple(type(part) if isinstance(part, Dialect) else part for part in key)
+
+    def install(self) -> None:
+        """Give these to every connection of this process and its forks."""
+
+        @event.listens_for(Engine, "engine_connect")
+        def _give(connection: Connection) -> None:
+            connection.execution_options(compiled_cache=self)
+
+
+def warm_up(folder: Path) -> None:
+    """Carry a run that nobody disturbs in this process: what it loads and compiles, no fork has to load again."""
+    Compiled().install()
+    with ExitStack() as stack:
+        here = copy(installation(folder / "template"), folder / f"warm-{os.getpid()}", stack)
+        carry(here, lease=LONG)
+        require_proven(here, in_doubt=set())
+    shutil.rmtree(here.folder)
+    assert threading.active_count() == 1, "a fork would find locks that nobody lets go"
+    # A collection in a fork would write to every object of this process, and so copy its memory.
+    gc.collect()
+    gc.freeze()
 
 
 def report(drill: Any, folder: Path, number: int) -> None:

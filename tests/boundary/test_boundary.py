@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from commplan import campaign
 from tests.boundary.drill import ended_well, started
 from tests.boundary.harness import Crossing
 
-pytestmark = pytest.mark.xdist_group("boundary")
+#: So many workers can share the boundaries; each makes a folder of its own.
+PARTS = 2
+in_parts = pytest.mark.parametrize(
+    "part", [pytest.param(n, marks=pytest.mark.xdist_group(f"boundary {n}")) for n in range(PARTS)]
+)
 
 ROOT = Path(campaign.__file__).parent.parent
-Drill = Callable[[str, Sequence[int]], None]
 
 
 def run(folder: Path, *words: str) -> str:
@@ -62,15 +65,7 @@ def require_well(folder: Path, what: str, numbers: Sequence[int]) -> list[dict[s
     return told
 
 
-def one_of_each(crossings: Sequence[Crossing], *, last: bool) -> list[int]:
-    """Return the number of one crossing of every kind: the last of its kind, or one from their middle."""
-    kinds: dict[str, list[int]] = {}
-    for crossing in crossings:
-        kinds.setdefault(crossing.name, []).append(crossing.number)
-    return sorted(numbers[-1] if last else numbers[len(numbers) // 2] for numbers in kinds.values())
-
-
-@pytest.mark.long
+@pytest.mark.xdist_group("boundary 0")
 def test_a_run_crosses_every_kind_of_boundary_that_there_is(crossings: list[Crossing]) -> None:
     assert [one.number for one in crossings] == list(range(1, len(crossings) + 1))
     requests = {
@@ -95,22 +90,23 @@ def test_a_run_crosses_every_kind_of_boundary_that_there_is(crossings: list[Cros
         assert any(written in about for about in commits), f"nothing was written by {written}"
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_a_run_killed_at_one_boundary_of_each_kind_writes_to_nobody_twice_and_loses_nobody(
-    folder: Path, crossings: list[Crossing]
+@in_parts
+def test_a_run_killed_at_any_boundary_writes_to_nobody_twice_and_loses_nobody(
+    folder: Path, crossings: list[Crossing], part: int
 ) -> None:
-    told = require_well(folder, "kill", one_of_each(crossings, last=False))
+    told = require_well(folder, "kill", [one.number for one in crossings[part::PARTS]])
     assert sum(one["killed"] for one in told) > len(told) - 3, "few runs were killed: the boundaries have moved"
-    assert sum(one["in_doubt"] > 0 for one in told) > 5, "hardly any kill met a request in flight"
+    assert sum(one["in_doubt"] > 0 for one in told) > len(told) / 2, "hardly any kill met a request in flight"
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
+@in_parts
 def test_a_run_stopped_beyond_its_lease_and_woken_sends_nothing_that_another_has_taken_over(
-    folder: Path, crossings: list[Crossing]
+    folder: Path, crossings: list[Crossing], part: int
 ) -> None:
-    told = require_well(folder, "stop", one_of_each(crossings, last=True))
+    told = require_well(folder, "stop", [one.number for one in crossings[part::PARTS]])
     assert sum(one["killed"] for one in told) > len(told) - 3, "few runs were stopped: the boundaries have moved"
 
 
@@ -124,12 +120,3 @@ def test_a_drill_that_fails_leaves_no_process_behind_not_even_a_stopped_one(tmp_
     for pid in (sleeper, ended):
         with pytest.raises(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(4 * 3600)
-@pytest.mark.parametrize("what", ["kill", "stop"])
-def test_no_boundary_at_all_is_one_at_which_somebody_is_lost_or_written_to_twice(
-    folder: Path, crossings: list[Crossing], what: str
-) -> None:
-    require_well(folder, what, [one.number for one in crossings])
