@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -37,6 +38,9 @@ _FOR_THE_TESTS = {
     "COMMPLAN_REQUIRE_POSTGRESQL",
     "COMMPLAN_SPECS",
 }
+
+#: How what is on this machine is asked: to load the certificates of the world takes forty times as long as the request.
+PLAIN: dict[str, Any] = {"trust_env": False, "verify": False}
 
 #: Plan time of the tests: a Tuesday, 10:00 in Shanghai.
 NOON = datetime(2026, 12, 1, 2, 0, tzinfo=UTC)

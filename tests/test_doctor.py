@@ -29,7 +29,7 @@ from commplan.sandbox import SandboxConfig, Switches, generate_key, running
 from commplan.settings import EmailSettings, Settings, SmsSettings
 from commplan.store import Store, open_store
 from commplan.store.tables import store_info
-from tests.conftest import NOON
+from tests.conftest import NOON, PLAIN
 from tests.test_cli import Done, command, require, run
 
 __all__ = ["command"]
@@ -320,7 +320,7 @@ def test_a_proof_that_was_not_sent_leaves_nothing_and_one_in_doubt_is_kept(store
         send_proof(store, there, gateways.email, TO, by="ops")
     standstill.lift_stop(store, by="ops", reason=None)
     fault = {"channel": "email", "fault": "accept_then_close", "times": 1}
-    httpx.post(f"{sandbox}/sandbox/faults", json=fault, trust_env=False).raise_for_status()
+    httpx.post(f"{sandbox}/sandbox/faults", json=fault, **PLAIN).raise_for_status()
     with pytest.raises(UnknownError):
         send_proof(store, there, gateways.email, TO, by="ops")
     kept = batching.last_sent(store, there)

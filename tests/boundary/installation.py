@@ -42,7 +42,7 @@ from tests.campaign.conftest import (
     Customer,
     _write_crm,
 )
-from tests.conftest import NOON
+from tests.conftest import NOON, PLAIN
 
 #: Whichever port a sandbox or a receiver had, its messages and links are the same.
 NOWHERE = "http://127.0.0.1:9"
@@ -189,9 +189,7 @@ class Installation:
 
     def truth(self, store: Store) -> list[dict[str, Any]]:
         """Return every message the providers accepted; `ref` is ours, the rest the sandbox's own words."""
-        lines = httpx.get(
-            f"{self.sandbox}/sandbox/messages", trust_env=False, timeout=60, verify=False
-        ).text.splitlines()
+        lines = httpx.get(f"{self.sandbox}/sandbox/messages", **PLAIN, timeout=60).text.splitlines()
         found = [json.loads(line) for line in lines]
         for one in found:
             args = one["args"]

@@ -35,7 +35,7 @@ from commplan.store import Store, open_store
 from commplan.store.tables import attempts, messages, recipients
 from commplan.tracking import PostKind, append, waiting
 from commplan.web.serve import make_server
-from tests.conftest import NOON
+from tests.conftest import NOON, PLAIN
 
 #: Texts in flight at once.
 CONNECTIONS = 8
@@ -267,7 +267,7 @@ class Rehearsal:
         answer = httpx.post(
             f"{self.sandbox}/sandbox/faults",
             json={"channel": channel, "fault": fault, "times": times},
-            trust_env=False,
+            **PLAIN,
         )
         assert answer.status_code == 204
 
@@ -295,11 +295,11 @@ class Rehearsal:
             self.tell(one, "delivered")
 
     def summary(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.sandbox}/sandbox/summary", trust_env=False, timeout=30).json())
+        return dict(httpx.get(f"{self.sandbox}/sandbox/summary", **PLAIN, timeout=30).json())
 
     def truth(self) -> list[Truth]:
         """Return every message the providers accepted; `ref` is ours, the rest the sandbox's own words."""
-        lines = httpx.get(f"{self.sandbox}/sandbox/messages", trust_env=False, timeout=30).text.splitlines()
+        lines = httpx.get(f"{self.sandbox}/sandbox/messages", **PLAIN, timeout=30).text.splitlines()
         found = [json.loads(line) for line in lines]
         for one in found:
             token = one["args"].get("cp_m") or one["args"]["m"]
@@ -308,9 +308,7 @@ class Rehearsal:
 
     def content(self, one: Truth) -> dict[str, Any]:
         """Return what a recipient saw."""
-        return dict(
-            httpx.get(f"{self.sandbox}/sandbox/messages/{one['provider_id']}", trust_env=False, timeout=30).json()
-        )
+        return dict(httpx.get(f"{self.sandbox}/sandbox/messages/{one['provider_id']}", **PLAIN, timeout=30).json())
 
     def catch_up(self) -> None:
         """Wait until the ledger knows all that has happened by now."""

@@ -35,7 +35,7 @@ from commplan.store.tables import attempts, metadata
 from commplan.tracking import waiting
 from tests.boundary.installation import Installation, address, bound, end, fork
 from tests.campaign.conftest import BOTH, crowd
-from tests.conftest import NOON
+from tests.conftest import NOON, PLAIN
 
 #: Shares of requests that go wrong, by how; a hanging one is given up after `TIMEOUT` machine seconds.
 FAULTS = {
@@ -147,7 +147,7 @@ class Storm:
         self.note("the run is planned")
         if self.silent:
             fault = {"channel": "email", "fault": "close_unprocessed", "times": 2}
-            httpx.post(f"{self.here.sandbox}/sandbox/faults", json=fault, trust_env=False).raise_for_status()
+            httpx.post(f"{self.here.sandbox}/sandbox/faults", json=fault, **PLAIN).raise_for_status()
 
     def rage(self) -> None:
         """Kill one process after the other while the run goes on; each comes back at once."""
@@ -195,9 +195,7 @@ class Storm:
         store = open_store(self.here.settings)
         left, truth = waiting(store), self.here.truth(store)
         store.dispose()
-        unposted = httpx.get(f"{self.here.sandbox}/sandbox/summary", trust_env=False, verify=False).json()[
-            "unposted_events"
-        ]
+        unposted = httpx.get(f"{self.here.sandbox}/sandbox/summary", **PLAIN).json()["unposted_events"]
         on_the_way = sum(not any(one[what] for what in ENDS) for one in truth)
         self.note("the run", left=left, unposted=unposted, accepted=len(truth), on_the_way=on_the_way, states=counts)
         return not (left or unposted or on_the_way or counts.keys() & UNDER_WAY)
@@ -216,7 +214,7 @@ class Storm:
     def keep(self) -> None:
         """Write down what the sandbox accepted, and every table, wherever the database is."""
         store = open_store(self.here.settings)
-        lines = httpx.get(f"{self.here.sandbox}/sandbox/messages", trust_env=False, verify=False, timeout=60).text
+        lines = httpx.get(f"{self.here.sandbox}/sandbox/messages", **PLAIN, timeout=60).text
         (self.folder / "accepted.jsonl").write_text(lines, encoding="utf-8")
         for table in metadata.sorted_tables:
             with store.read() as connection, (self.folder / f"{table.name}.jsonl").open("w") as file:

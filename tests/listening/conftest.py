@@ -33,6 +33,7 @@ from commplan.store.tables import attempts, batches, messages, recipients, suppr
 from commplan.terms import MessageState
 from commplan.tracking import Applied, PostKind
 from commplan.web.app import create_app
+from tests.conftest import PLAIN
 
 PLAN = """
 plan: onboarding
@@ -292,7 +293,7 @@ def serving(store: Store, settings: Settings) -> Iterator[httpx.Client]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=url, **PLAIN, timeout=30) as client:
         yield client
     server.should_exit = True
     thread.join()

@@ -24,6 +24,7 @@ from commplan.store import Store, open_store
 from commplan.store.tables import inbox, messages, receipts
 from commplan.terms import MessageState
 from commplan.web.serve import serve
+from tests.conftest import PLAIN
 
 _PROGRAM = """
 import socket, sys
@@ -83,7 +84,7 @@ class Receiver:
         while True:
             try:
                 answer = httpx.post(
-                    f"{self.url}/hooks/sendgrid/events", content=body, headers=headers, timeout=20, trust_env=False
+                    f"{self.url}/hooks/sendgrid/events", content=body, headers=headers, timeout=20, **PLAIN
                 )
             except httpx.TransportError:
                 continue
@@ -151,7 +152,7 @@ def test_a_receiver_told_to_end_ends_well_and_says_nothing_of_whom_it_met(on_dis
     world.send()
     receiver.start()
     for path in ("/healthz", f"/u/{world.token()}", "/u/p1@person.example.com"):
-        httpx.get(receiver.url + path, timeout=30, trust_env=False)
+        httpx.get(receiver.url + path, timeout=30, **PLAIN)
     code, told = receiver.end(how)
     assert code == 0
     assert world.token() not in told

@@ -28,6 +28,7 @@ from commplan.store.tables import metadata
 from tests.boundary.carry import hear
 from tests.boundary.installation import Installation, end, fork
 from tests.campaign.conftest import crowd
+from tests.conftest import PLAIN
 
 PEOPLE = 12
 
@@ -43,7 +44,7 @@ def half_way(here: Installation) -> None:
     for number in range(3):
         if number == 1:
             fault = {"channel": "email", "fault": "accept_then_close", "times": 1}
-            httpx.post(f"{here.sandbox}/sandbox/faults", json=fault, trust_env=False).raise_for_status()
+            httpx.post(f"{here.sandbox}/sandbox/faults", json=fault, **PLAIN).raise_for_status()
         only_one_batch(sender, running.run.run_id)
     hear(here, store)
     claim(store, run_id=running.run.run_id, step_no=1, worker="gone", limit=2, lease=0)

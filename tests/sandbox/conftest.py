@@ -22,6 +22,7 @@ from twilio.rest import Client
 
 from commplan.clock import Clock
 from commplan.sandbox import SandboxConfig, Switches, generate_key, running
+from tests.conftest import PLAIN
 
 #: Plan time at which every sandbox starts.
 NOON = datetime(2026, 12, 1, 2, 0, tzinfo=UTC)
@@ -149,15 +150,15 @@ class Sandbox:
 
     def post(self, body: object, **headers: str) -> httpx.Response:
         given = {"Authorization": f"Bearer {API_KEY}", **headers}
-        return httpx.post(f"{self.url}/v3/mail/send", json=body, headers=given, timeout=10, trust_env=False)
+        return httpx.post(f"{self.url}/v3/mail/send", json=body, headers=given, timeout=10, **PLAIN)
 
     def text(self, **form: str) -> httpx.Response:
         url = f"{self.url}/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
         given = {"To": "+12025550123", "From": "+15005550006", "Body": "hello", **form}
-        return httpx.post(url, data=given, auth=(ACCOUNT, AUTH_TOKEN), timeout=10, trust_env=False)
+        return httpx.post(url, data=given, auth=(ACCOUNT, AUTH_TOKEN), timeout=10, **PLAIN)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=10, trust_env=False)
+        return httpx.get(f"{self.url}{path}", timeout=10, **PLAIN)
 
     def summary(self) -> dict[str, Any]:
         return dict(self.get("/sandbox/summary").json())

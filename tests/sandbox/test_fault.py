@@ -10,6 +10,7 @@ import pytest
 from commplan.sandbox.fault import Faults
 from commplan.sandbox.switches import Fault
 from commplan.terms import Channel
+from tests.conftest import PLAIN
 
 
 def send(sandbox, channel, timeout=0.5):
@@ -17,15 +18,15 @@ def send(sandbox, channel, timeout=0.5):
         url = f"{sandbox.url}/2010-04-01/Accounts/{sandbox.config.account_sid}/Messages.json"
         form = {"To": "+12025550123", "From": "+15005550006", "Body": "hello"}
         auth = (sandbox.config.account_sid, sandbox.config.auth_token)
-        return httpx.post(url, data=form, auth=auth, timeout=timeout, trust_env=False)
+        return httpx.post(url, data=form, auth=auth, timeout=timeout, **PLAIN)
     headers = {"Authorization": f"Bearer {sandbox.config.api_key}"}
     body = sandbox.mail("ann@person.example.com")
-    return httpx.post(f"{sandbox.url}/v3/mail/send", json=body, headers=headers, timeout=timeout, trust_env=False)
+    return httpx.post(f"{sandbox.url}/v3/mail/send", json=body, headers=headers, timeout=timeout, **PLAIN)
 
 
 def ask(sandbox, channel, fault, times=1):
     body = {"channel": channel, "fault": fault, "times": times}
-    assert httpx.post(f"{sandbox.url}/sandbox/faults", json=body, trust_env=False).status_code == 204
+    assert httpx.post(f"{sandbox.url}/sandbox/faults", json=body, **PLAIN).status_code == 204
 
 
 @pytest.mark.parametrize("channel", ["email", "sms"])
@@ -89,6 +90,6 @@ def test_who_was_put_off_once_is_not_put_off_for_ever():
 
 def test_an_unknown_fault_is_refused_with_the_known_ones(start):
     sandbox = start()
-    answer = httpx.post(f"{sandbox.url}/sandbox/faults", json={"channel": "sms", "fault": "melt"}, trust_env=False)
+    answer = httpx.post(f"{sandbox.url}/sandbox/faults", json={"channel": "sms", "fault": "melt"}, **PLAIN)
     assert answer.status_code == 400
     assert "accept_then_hang" in answer.json()["expected"]["fault"]

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from python_http_client.exceptions import BadRequestsError, NotFoundError, TooManyRequestsError, UnauthorizedError
 from sendgrid import SendGridAPIClient
 
+from tests.conftest import PLAIN
 from tests.sandbox.conftest import NOON
 
 ANN, BOB = "ann@person.example.com", "bob@person.example.com"
@@ -101,14 +102,14 @@ def test_the_logs_may_keep_addresses_in_lower_case_only(start, lowercase):
 def test_what_is_accepted_when_the_client_has_given_up_shows_that_much_later(start):
     sandbox = start(factor=60, late_seconds=90)
     fault = {"channel": "email", "fault": "accept_when_given_up"}
-    httpx.post(f"{sandbox.url}/sandbox/faults", json=fault, trust_env=False)
+    httpx.post(f"{sandbox.url}/sandbox/faults", json=fault, **PLAIN)
     with pytest.raises(httpx.TimeoutException):
         httpx.post(
             f"{sandbox.url}/v3/mail/send",
             json=sandbox.mail(ANN),
             headers={"Authorization": f"Bearer {sandbox.config.api_key}"},
             timeout=0.2,
-            trust_env=False,
+            **PLAIN,
         )
     given_up = sandbox.config.clock.now()
     sandbox.until(sandbox.messages)

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import PLAIN
+
 CONTACTS = 160
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,12 +46,12 @@ class Demo:
 
     def truth(self) -> list[dict[str, Any]]:
         """What the sandbox knows of every message it accepted."""
-        answer = httpx.get(f"{self.sandbox}/sandbox/messages", timeout=60, trust_env=False)
+        answer = httpx.get(f"{self.sandbox}/sandbox/messages", timeout=60, **PLAIN)
         return [json.loads(line) for line in answer.text.splitlines()]
 
     def ask_prefect(self, path: str, body: object) -> Any:
         """Post to the Prefect API and return its answer."""
-        answer = httpx.post(f"{self.prefect}/api{path}", json=body, timeout=30, trust_env=False)
+        answer = httpx.post(f"{self.prefect}/api{path}", json=body, timeout=30, **PLAIN)
         answer.raise_for_status()
         return answer.json()
 

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from commplan.supervisor import free_port
+from tests.conftest import PLAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A message in one of these is still to be sent, or nobody knows whether it was.
@@ -62,7 +63,7 @@ class Installation:
         until = time.monotonic() + 180
         while True:
             try:
-                answer = httpx.request(method, f"{self.prefect}/api{path}", json=body, timeout=30, trust_env=False)
+                answer = httpx.request(method, f"{self.prefect}/api{path}", json=body, timeout=30, **PLAIN)
                 if answer.status_code < 500:
                     answer.raise_for_status()
                     return answer.json() if answer.content else None

@@ -28,6 +28,7 @@ from commplan.store import Store, open_store
 from commplan.store.tables import attempts, batches, messages, recipients, runs
 from commplan.supervisor import Child, Supervisor, clean_environment, free_port, listen
 from tests.campaign.conftest import LETTER
+from tests.conftest import PLAIN
 from tests.story.installation import kill, parent_of, processes_of
 
 pytestmark = [pytest.mark.story, pytest.mark.long, pytest.mark.timeout(600), pytest.mark.xdist_group("machines")]
@@ -57,7 +58,7 @@ class Machines:
         """Ask the Prefect API, again while it is busy, and return its answer."""
         until = time.monotonic() + 120
         while True:
-            answer = httpx.request(method, f"{self.prefect}/api{path}", json=body, timeout=60, trust_env=False)
+            answer = httpx.request(method, f"{self.prefect}/api{path}", json=body, timeout=60, **PLAIN)
             if answer.status_code < 500:
                 answer.raise_for_status()
                 return answer.json()
@@ -70,7 +71,7 @@ class Machines:
             made = connection.execute(select(func.count()).select_from(attempts)).scalar_one()
         if (more := made + AHEAD - self.slow) > 0:
             wanted = {"channel": "email", "fault": "slow", "times": more}
-            httpx.post(f"{self.settings.email.base_url}/sandbox/faults", json=wanted, trust_env=False)
+            httpx.post(f"{self.settings.email.base_url}/sandbox/faults", json=wanted, **PLAIN)
             self.slow += more
         return len(self.senders()) == WORKERS
 
@@ -241,9 +242,7 @@ def test_several_machines_send_one_step_and_one_of_them_dies(here: Machines, tmp
     states = here.rows()
     truth = [
         json.loads(line)
-        for line in httpx.get(
-            f"{here.settings.email.base_url}/sandbox/messages", timeout=60, trust_env=False
-        ).text.splitlines()
+        for line in httpx.get(f"{here.settings.email.base_url}/sandbox/messages", timeout=60, **PLAIN).text.splitlines()
     ]
     written = Counter(one["to"] for one in truth)
     assert set(written.values()) == {1}, "somebody was written to twice"
