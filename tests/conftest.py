@@ -21,7 +21,7 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 from pydantic import SecretStr
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.dialects import registry
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
@@ -262,9 +262,91 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "store.sqlite")
         yield f"sqlite:///{tmp_path / 'store.sqlite'}"
         return
-    template = request.getfixturevalue("migrated_database")
-    with _database(request.getfixturevalue("postgresql"), like=template) as url:
-        yield url
+    yield request.getfixturevalue("reusable").lend()
+    request.getfixturevalue("reusable").empty()
+
+
+class _Reusable:
+    """A migrated PostgreSQL database that one test after the other has to itself, emptied in between.
+
+    Making one for each test takes three times as long as most of the tests. One whose tables are not what they were,
+    or that cannot be emptied at once, is left behind for a fresh copy.
+    """
+
+    def __init__(self, server: str, template: str) -> None:
+        self._server, self._template = server, template
+        self._stack = ExitStack()
+        self._url: str | None = None
+        self._shape: Any = None
+
+    def lend(self) -> str:
+        if self._url is None:
+            self._url = self._stack.enter_context(_database(self._server, like=self._template))
+            with self._connect() as connection:
+                self._shape = connection.execute(text(_SHAPE)).one()
+        return self._url
+
+    def empty(self) -> None:
+        try:
+            with self._connect() as connection:
+                connection.execute(text(_LEAVE))
+                if connection.execute(text(_SHAPE)).one() == self._shape:
+                    connection.exec_driver_sql(_EMPTY)
+                    return
+        except OperationalError:
+            pass
+        self.close()
+
+    def close(self) -> None:
+        self._url = None
+        self._stack.close()
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        engine = create_engine(str(self._url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            yield connection
+
+
+#: Whoever a test left connected goes.
+_LEAVE = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_SHAPE = """
+    SELECT
+        md5(string_agg(
+            concat_ws(' ', c.relname, a.attname, a.atttypid, a.attnotnull), ',' ORDER BY c.relname, a.attnum
+        )),
+        (SELECT count(*) FROM pg_constraint),
+        (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal),
+        (SELECT string_agg(version_num, ' ') FROM alembic_version)
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relnamespace = 'public'::regnamespace AND a.attnum > 0
+"""
+_EMPTY = """
+    SET lock_timeout = '2s';
+    SET session_replication_role = replica;
+    DO $$
+    DECLARE
+        name text;
+    BEGIN
+        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
+            EXECUTE 'DELETE FROM ' || quote_ident(name);
+        END LOOP;
+        FOR name IN SELECT sequencename FROM pg_sequences WHERE schemaname = 'public' LOOP
+            EXECUTE 'ALTER SEQUENCE ' || quote_ident(name) || ' RESTART';
+        END LOOP;
+    END $$;
+"""
+
+
+@pytest.fixture(scope="session")
+def reusable(postgresql: str, migrated_database: str) -> Iterator[_Reusable]:
+    """The PostgreSQL database of the tests that ask for `store_url`."""
+    lent = _Reusable(postgresql, migrated_database)
+    yield lent
+    lent.close()
 
 
 @pytest.fixture
