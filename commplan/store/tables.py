@@ -267,7 +267,8 @@ messages = Table(
     Column("failed_at", UtcDateTime),
     Column("opened_at", UtcDateTime),  # by a person
     Column("machine_opened_at", UtcDateTime),
-    Column("clicked_at", UtcDateTime),
+    Column("clicked_at", UtcDateTime),  # by a person
+    Column("machine_clicked_at", UtcDateTime),
     Column("replied_at", UtcDateTime),
     Column("answered_at", UtcDateTime),
     Column("opted_out_at", UtcDateTime),
@@ -412,7 +413,17 @@ receipts = Table(
     Column("code", Text),
     Column("at", UtcDateTime, nullable=False),
     Column("received_at", UtcDateTime, nullable=False),
+    Column("agent_class", Text),  # kind of program that opened or clicked
+    Column("url_key", Text),  # digest of the address that was clicked
+    Column("machine_why", Text),  # why an open or a click is taken for a machine's; None: it is a person's
+    Column("address_key", Text),  # of an event without any id of ours, which is placed by its address
     Index(None, "run_id", "step_no", "seq"),
+    Index(
+        "ix_receipts_address_key",
+        "address_key",
+        sqlite_where=Column("address_key").is_not(None),
+        postgresql_where=Column("address_key").is_not(None),
+    ),
 )
 
 #: Reasons never to write: to an address, whoever has it (`people` is None), or to a person, whatever their address.
@@ -429,6 +440,8 @@ suppressions = Table(
     Column("source", Text, nullable=False),  # which receipt, page or person said so
     Column("at", UtcDateTime, nullable=False),
     Column("lifted_at", UtcDateTime),
+    Column("until", UtcDateTime),  # when it ends by itself; None: never
+    Column("said", Text),  # what the person said, or who put it here on whose word
     CheckConstraint("(people IS NULL) = (contact_id IS NULL)", name="whole_person"),
     UniqueConstraint("people", "contact_id", "channel", "scope", "reason"),
     Index(
@@ -442,6 +455,53 @@ suppressions = Table(
         postgresql_where=Column("people").is_(None),
     ),
     Index(None, "address_key"),
+)
+
+#: What people agreed to and refused, as it was said; the newest of a person, channel and topic by `at` counts.
+consents = Table(
+    "consents",
+    metadata,
+    Column("consent_id", BigId, primary_key=True, autoincrement=True),
+    Column("people", Text, nullable=False),
+    Column("contact_id", Text, nullable=False),
+    Column("channel", String(8), nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("given", Boolean, nullable=False),
+    Column("source", Text, nullable=False),  # which page or person said so
+    Column("said", Text),
+    Column("at", UtcDateTime, nullable=False),
+    Index(None, "people", "contact_id", "channel", "topic", "at"),
+)
+
+#: Proofs that the way back from a provider is open: sent through the public address, and heard or not.
+feed_beats = Table(
+    "feed_beats",
+    metadata,
+    Column("nonce_key", String(64), primary_key=True),  # digest of what was sent
+    Column("channel", String(8), nullable=False),
+    Column("sent_at", UtcDateTime, nullable=False),
+    Column("heard_at", UtcDateTime),
+    Index(None, "channel", "sent_at"),
+)
+
+#: What a person decided about a step that waits for the feed; the newest counts.
+feed_decisions = Table(
+    "feed_decisions",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), primary_key=True, autoincrement=False),
+    Column("step_no", SmallInteger, primary_key=True, autoincrement=False),
+    Column("at", UtcDateTime, primary_key=True),
+    Column("decision", String(12), nullable=False),
+    Column("by", Text, nullable=False),  # name of the person at the terminal
+)
+
+#: How often a provider was asked what became of a request whose callbacks never arrived.
+polls = Table(
+    "polls",
+    metadata,
+    Column("attempt_id", String(32), ForeignKey("attempts.attempt_id"), primary_key=True),
+    Column("asked_machine", Double, nullable=False),
+    Column("count", Integer, nullable=False),
 )
 
 #: What people wrote back, as they wrote it; never leaves the store but in a report's feedback list.

@@ -1,0 +1,77 @@
+"""keep what an open or a click weighs, what people agreed to, and whether the way back is open."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+from commplan.store import types
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    for name in ("agent_class", "url_key", "machine_why", "address_key"):
+        op.add_column("receipts", sa.Column(name, sa.Text(), nullable=True))
+    op.create_index(
+        "ix_receipts_address_key",
+        "receipts",
+        ["address_key"],
+        unique=False,
+        sqlite_where=sa.text("address_key IS NOT NULL"),
+        postgresql_where=sa.text("address_key IS NOT NULL"),
+    )
+    op.add_column("messages", sa.Column("machine_clicked_at", types.UtcDateTime(), nullable=True))
+    op.add_column("suppressions", sa.Column("until", types.UtcDateTime(), nullable=True))
+    op.add_column("suppressions", sa.Column("said", sa.Text(), nullable=True))
+    op.create_table(
+        "consents",
+        sa.Column(
+            "consent_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
+        ),
+        sa.Column("people", sa.Text(), nullable=False),
+        sa.Column("contact_id", sa.Text(), nullable=False),
+        sa.Column("channel", sa.String(length=8), nullable=False),
+        sa.Column("topic", sa.Text(), nullable=False),
+        sa.Column("given", sa.Boolean(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("said", sa.Text(), nullable=True),
+        sa.Column("at", types.UtcDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("consent_id", name=op.f("pk_consents")),
+    )
+    op.create_index(
+        op.f("ix_consents_people_contact_id_channel_topic_at"),
+        "consents",
+        ["people", "contact_id", "channel", "topic", "at"],
+        unique=False,
+    )
+    op.create_table(
+        "feed_beats",
+        sa.Column("nonce_key", sa.String(length=64), nullable=False),
+        sa.Column("channel", sa.String(length=8), nullable=False),
+        sa.Column("sent_at", types.UtcDateTime(), nullable=False),
+        sa.Column("heard_at", types.UtcDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("nonce_key", name=op.f("pk_feed_beats")),
+    )
+    op.create_index(op.f("ix_feed_beats_channel_sent_at"), "feed_beats", ["channel", "sent_at"], unique=False)
+    op.create_table(
+        "feed_decisions",
+        sa.Column("run_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("step_no", sa.SmallInteger(), autoincrement=False, nullable=False),
+        sa.Column("at", types.UtcDateTime(), nullable=False),
+        sa.Column("decision", sa.String(length=12), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_feed_decisions_run_id")),
+        sa.PrimaryKeyConstraint("run_id", "step_no", "at", name=op.f("pk_feed_decisions")),
+    )
+    op.create_table(
+        "polls",
+        sa.Column("attempt_id", sa.String(length=32), nullable=False),
+        sa.Column("asked_machine", sa.Double(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["attempt_id"], ["attempts.attempt_id"], name=op.f("fk_polls_attempt_id")),
+        sa.PrimaryKeyConstraint("attempt_id", name=op.f("pk_polls")),
+    )
