@@ -9,11 +9,13 @@ from html.parser import HTMLParser
 
 import pytest
 from jinja2 import Environment, FileSystemLoader
+from pydantic import SecretStr
 from sqlalchemy import func, select, update
 
 from commplan.clock import Clock
 from commplan.ids import TokenPurpose
 from commplan.settings import Settings
+from commplan.store import open_store
 from commplan.store.tables import answers, messages, receipts, suppressions
 from commplan.web.pages import language_of, localized
 
@@ -69,6 +71,19 @@ class _Page(HTMLParser):
 
 
 # -- unsubscribe
+
+
+def test_an_unsubscribe_link_from_before_a_rotation_of_the_secret_still_opts_out(
+    store_url, settings, signed_settings, sent, serve
+) -> None:
+    link = unsubscribe_link(sent)
+    rotated = {"secret_key": SecretStr("new"), "earlier_secret_keys": (settings.secret_key,)}
+    here = signed_settings.model_copy(update={**rotated, "store_url": SecretStr(store_url)})
+    opened = open_store(here)
+    with serve(opened, here) as client:
+        assert client.post(link, content=ONE_CLICK, headers=FORM).status_code == 200
+    opened.dispose()
+    assert sent.suppressed() == {sent.email_suppressed(1, "getting-started", "unsubscribed")}
 
 
 def test_looking_at_an_unsubscribe_link_changes_nothing(client, sent) -> None:
