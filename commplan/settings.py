@@ -14,10 +14,10 @@ from datetime import datetime
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from commplan.clock import Clock
@@ -41,6 +41,14 @@ def kind_of(base_url: str) -> ProviderKind:
         return "sandbox" if ip_address(host).is_loopback else "live"
     except ValueError:
         return "live"
+
+
+def _without_slash(url: str) -> str:
+    return url.rstrip("/")
+
+
+#: An address that paths are appended to.
+Base = Annotated[str, AfterValidator(_without_slash)]
 
 
 class _Group(BaseModel):
@@ -76,6 +84,9 @@ class SmsSettings(_Group):
     base_url: str = Field(_SANDBOX, description="Where the Twilio API answers")
     account_sid: str | None = Field(None, description="Twilio account; needed before anything is sent")
     auth_token: SecretStr | None = Field(None, description="Twilio auth token; also verifies its webhooks")
+    earlier_auth_tokens: tuple[SecretStr, ...] = Field(
+        (), description="Auth tokens used before; during a rotation, webhooks signed with them are still taken"
+    )
     from_number: str = Field("+15005550006", description="Sender number, E.164")
     connections: int = Field(32, ge=1, le=100, description="Requests in flight at once")
     rate: float | None = Field(None, gt=0, description="Most texts a second, over all workers; default: no limit")
@@ -105,8 +116,11 @@ class Settings(BaseSettings):
     prices: Path = Field(
         _PROJECT / "templates" / "prices.yaml", description="Dated price file that costs are computed from"
     )
-    public_url: str = Field(
+    public_url: Base = Field(
         "http://127.0.0.1:8025", description="Where recipients and providers reach `commplan serve`"
+    )
+    earlier_public_urls: tuple[Base, ...] = Field(
+        (), description="Public addresses used before, where providers may still post about runs that are under way"
     )
     secret_key: SecretStr | None = Field(
         None, description="Secret behind links and address keys; default: a file in the home folder"

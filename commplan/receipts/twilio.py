@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 from urllib.parse import parse_qsl
 
 from twilio.request_validator import SIGNATURE_SETTINGS_HEADER, RequestValidator, get_signature_algorithm
@@ -70,18 +71,20 @@ def read_form(body: bytes) -> Form:
     return form
 
 
-def verify(url: str, body: bytes, headers: Mapping[str, str], auth_token: str) -> None:
+def verify(urls: Iterable[str], body: bytes, headers: Mapping[str, str], auth_tokens: Iterable[str]) -> None:
     """See that Twilio signed this post: HMAC over the address it was sent to and every form field.
 
-    `url` is the public address with the query string byte for byte as it came, without a fragment; `headers` has
-    lower-case names. Raises ForgedError, whatever went wrong.
+    `urls` are the public addresses it may have been sent to, with the query string byte for byte as it came, without a
+    fragment; `auth_tokens` those it may be signed with; `headers` has lower-case names. Raises ForgedError, whatever
+    went wrong.
     """
-    signature = headers.get(SIGNATURE_HEADER)
-    if not signature or not auth_token:
+    signature, ways = headers.get(SIGNATURE_HEADER), [*product(filter(None, auth_tokens), urls)]
+    if not signature or not ways:
         raise ForgedError("a post to a Twilio webhook carries no signature, or COMMPLAN_SMS__AUTH_TOKEN is not set")
     algorithm = get_signature_algorithm(headers.get(SIGNATURE_SETTINGS_HEADER.lower(), ""))
     try:
-        good = RequestValidator(auth_token).validate(url, read_form(body), signature, algorithm)
+        form = read_form(body)
+        good = any(RequestValidator(token).validate(url, form, signature, algorithm) for token, url in ways)
     except (UnreadableError, ValueError, TypeError):
         good = False
     if not good:

@@ -32,10 +32,10 @@ class Hooks:
 
     def __init__(self, store: Store, settings: Settings, on_post: Callable[[], None]) -> None:
         self._store = store
-        self._public_url = settings.public_url.rstrip("/")
+        self._public_urls = (settings.public_url, *settings.earlier_public_urls)
         self._public_keys = settings.email.webhook_keys
-        token = settings.sms.auth_token
-        self._auth_token = "" if token is None else token.get_secret_value()
+        tokens = (settings.sms.auth_token, *settings.sms.earlier_auth_tokens)
+        self._auth_tokens = [token.get_secret_value() for token in tokens if token is not None]
         self._on_post = on_post
 
     async def sendgrid_events(self, request: Request) -> Response:
@@ -85,10 +85,11 @@ class Hooks:
         sendgrid.load(body)
 
     def _check_twilio(self, request: Request, body: bytes, kind: PostKind) -> None:
-        # The address that the provider was told, not the one a proxy passed on; its query string byte for byte.
+        # The address that the provider was told, not the one a proxy passed on; its query string byte for byte. A run
+        # tells the one that it was started with.
         query = request.scope["query_string"].decode("latin-1")
-        url = self._public_url + request.url.path + (f"?{query}" if query else "")
-        twilio.verify(url, body, request.headers, self._auth_token)
+        asked = request.url.path + (f"?{query}" if query else "")
+        twilio.verify([url + asked for url in self._public_urls], body, request.headers, self._auth_tokens)
         form = twilio.read_form(body)
         if kind is PostKind.TWILIO_STATUS:
             twilio.parse_status(request.query_params, form)

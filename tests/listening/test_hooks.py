@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from sqlalchemy import select
 
 from commplan import tracking
@@ -137,6 +138,39 @@ def test_forged_callbacks_are_refused_and_nothing_is_kept(client, store, signer,
             body = b"\xff\xfe=\x00"
     assert client.post(path, content=body, headers=headers).status_code == 403
     assert kept(store) == []
+
+
+@pytest.mark.parametrize("public", ["https://old.sender.example.com", PUBLIC])
+def test_after_the_public_address_has_moved_callbacks_to_the_earlier_one_are_still_taken(
+    signed_settings, world, signer, serve, public
+) -> None:
+    attempt = world.send([1], step_no=2)
+    asked = f"{STATUS}?m={world.token(1, 2)}&a={attempt}"
+    form = {"MessageSid": "SM" + "1" * 32, "MessageStatus": "delivered"}
+    moved = signed_settings.model_copy(update={"earlier_public_urls": ("https://old.sender.example.com",)})
+    with serve(world.store, moved) as client:
+        answer = client.post(asked, content=urlencode(form), headers=signer.twilio(public + asked, form))
+        assert answer.status_code == 204
+        elsewhere = signer.twilio("https://other.sender.example.com" + asked, form)
+        assert client.post(asked, content=urlencode(form), headers=elsewhere).status_code == 403
+    tracking.apply_inbox(world.store)
+    assert world.row(1, 2).state == MessageState.DELIVERED
+
+
+def test_while_the_auth_token_is_rotated_posts_signed_with_the_earlier_one_are_still_taken(
+    store, signed_settings, signer, serve
+) -> None:
+    form = {"MessageSid": "SM" + "1" * 32, "From": "+12025550123", "Body": "Hello"}
+    sms = signed_settings.sms.model_copy(
+        update={"auth_token": SecretStr("new"), "earlier_auth_tokens": (SecretStr(signer.auth_token),)}
+    )
+    headers = signer.twilio(PUBLIC + INBOUND, form)
+    with serve(store, signed_settings.model_copy(update={"sms": sms})) as client:
+        assert client.post(INBOUND, content=urlencode(form), headers=headers).status_code == 200
+    with serve(
+        store, signed_settings.model_copy(update={"sms": sms.model_copy(update={"earlier_auth_tokens": ()})})
+    ) as client:
+        assert client.post(INBOUND, content=urlencode(form), headers=headers).status_code == 403
 
 
 def test_a_signed_callback_that_names_no_message_is_answered_400(client, store, signer) -> None:

@@ -28,7 +28,7 @@ _SIGNATURE = "RSOYDt4T1cUTdK1PDd93/VVr8B8="
 
 def check(url: str = _URL, form: object = _FORM, signature: str = _SIGNATURE, token: str = "12345") -> None:
     body = form if isinstance(form, bytes) else urlencode(form).encode()  # type: ignore[arg-type]
-    twilio.verify(url, body, {twilio.SIGNATURE_HEADER: signature}, token)
+    twilio.verify([url], body, {twilio.SIGNATURE_HEADER: signature}, [token])
 
 
 def test_the_published_vector_is_accepted() -> None:
@@ -70,7 +70,7 @@ def test_a_signature_with_the_newer_algorithm_is_accepted_when_it_is_announced()
         twilio.SIGNATURE_HEADER: RequestValidator("k").compute_signature(_URL, _FORM, "HMAC_SHA256"),
         "x-twilio-webhooks-signature-settings": "key=SK1,algorithm=HMAC_SHA256",
     }
-    twilio.verify(_URL, urlencode(_FORM).encode(), headers, "k")
+    twilio.verify([_URL], urlencode(_FORM).encode(), headers, ["k"])
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_the_product_reads_everything_that_is_posted(start, receiver, public_key
         assert parsed.unreadable == 0
         kinds |= {receipt.kind for receipt in parsed.receipts}
     for post in receiver.to("/hooks/twilio/"):
-        twilio.verify(receiver.url + post.path, post.body, lowered(post), sandbox.config.auth_token)
+        twilio.verify([receiver.url + post.path], post.body, lowered(post), [sandbox.config.auth_token])
         form = twilio.read_form(post.body)
         is_status = post.path.startswith("/hooks/twilio/status")
         query = {"m": "token", "a": "attempt"}
