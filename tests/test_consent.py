@@ -5,6 +5,7 @@ from sqlalchemy import Boolean, literal, null, select, type_coerce
 
 from commplan import consent
 from commplan.consent import SCOPE_ALL, SCOPE_MARKETING, Suppression
+from commplan.plan.notation import NO_TOPICS
 from commplan.store import Store
 from commplan.terms import Channel, Purpose, Reason
 
@@ -100,6 +101,10 @@ def test_the_last_look_asks_for_the_same_consent(store: Store) -> None:
                 refused = consent.refused(channel, value, purpose=purpose, basis=stated)
                 told = connection.execute(select(refused)).scalar_one()
                 assert bool(told) is not may, (purpose, channel, basis, value)
+
+
+def test_no_plan_has_a_topic_that_is_called_like_a_wider_scope() -> None:
+    assert {SCOPE_ALL, SCOPE_MARKETING} == NO_TOPICS
 
 
 def test_of_several_reasons_the_gravest_is_told() -> None:

@@ -145,6 +145,14 @@ def test_all_findings_come_at_once_by_line() -> None:
         ("purpose: service", "purpose: servise", [
             '3: purpose: "servise" is not known here; did you mean service?'
         ]),
+        ("topic: news", "topic: all", [
+            '4: topic: "all" is no topic: opting out of it would be opting out of more than this plan; '
+            "name what this plan is about, such as getting-started"
+        ]),
+        ("topic: news", "topic: marketing", [
+            '4: topic: "marketing" is no topic: opting out of it would be opting out of more than this plan; '
+            "name what this plan is about, such as getting-started"
+        ]),
         ("topic: news", "topic: news\nlive: on", [
             '5: live: "on" is neither yes nor no; write true or false'
         ]),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from commplan import condition as conditions
 from commplan.errors import quoted
 from commplan.plan.measure import measured
-from commplan.plan.notation import parse_locale, suggestion
+from commplan.plan.notation import NO_TOPICS, parse_locale, suggestion
 from commplan.plan.tree import (
     KeyPath,
     Problem,
@@ -39,6 +39,7 @@ _EMAIL_ONLY = {"opened": "opens", "clicked": "clicks"}
 def cross_check(plan: Tree) -> list[Problem]:
     """Return what does not fit in a plan, given as its file spells it (keys and texts, defaults left out)."""
     return [
+        *_topic(plan),
         *_team(plan),
         *_segments(plan),
         *_source(plan),
@@ -46,6 +47,16 @@ def cross_check(plan: Tree) -> list[Problem]:
         *_steps(plan),
         *measured(plan),
     ]
+
+
+def _topic(plan: Tree) -> Iterator[Problem]:
+    topic = text(plan.get("topic"))
+    if topic in NO_TOPICS:
+        yield Problem(
+            path=("topic",),
+            rule=f"{quoted(topic)} is no topic: opting out of it would be opting out of more than this plan",
+            remedy="name what this plan is about, such as getting-started",
+        )
 
 
 def _team(plan: Tree) -> Iterator[Problem]:

@@ -34,6 +34,9 @@ _SHARE = re.compile(NUMBER, re.ASCII)
 DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _COUNT = re.compile(r"\d{1,12}", re.ASCII)
 
+#: Words that stand for every topic, and for all of marketing, wherever an opt-out names what it is from.
+NO_TOPICS = frozenset({"all", "marketing"})
+
 #: Longest duration a plan may use.
 MAX_DURATION = timedelta(days=3650)
 
