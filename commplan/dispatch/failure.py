@@ -6,8 +6,9 @@ Never decides what an error means: that is the channels' table.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from sqlalchemy import and_, select
+from sqlalchemy import Connection, and_, select
 
 from commplan.channels.failures import suppresses
 from commplan.consent import SCOPE_ALL, Contact
@@ -58,29 +59,31 @@ def _write_down(
         middle = len(seqs) // 2
         return [list(seqs[middle:]), list(seqs[:middle])]
     tally.rejected += 1
-    close.reject(store, attempt_id, status=status, code=code)
-    _suppress(store, attempt_id, code)
+    # One transaction: nobody tells a second time that a number has stopped us.
+    with store.write() as connection:
+        now = store.clock.now()
+        close.reject_in(connection, attempt_id, now=now, status=status, code=code)
+        _suppress(connection, attempt_id, code, now)
     return []
 
 
-def _suppress(store: Store, attempt_id: AttemptId, code: str | None) -> None:
+def _suppress(connection: Connection, attempt_id: AttemptId, code: str | None, now: datetime) -> None:
     reason = suppresses(code)
     if reason is None:
         return
-    with store.write() as connection:
-        row = connection.execute(
-            select(messages.c.channel, messages.c.address_key, recipients.c.people, recipients.c.contact_id)
-            .join(recipients, and_(recipients.c.run_id == messages.c.run_id, recipients.c.seq == messages.c.seq))
-            .where(messages.c.attempt_id == attempt_id)
-        ).one_or_none()
-        if row is not None:
-            suppress(
-                connection,
-                channel=Channel(row.channel),
-                address_key=row.address_key,
-                contact=Contact(people=row.people, contact_id=row.contact_id),
-                scope=SCOPE_ALL,
-                reason=reason,
-                source=f"refused with code {code}",
-                at=store.clock.now(),
-            )
+    row = connection.execute(
+        select(messages.c.channel, messages.c.address_key, recipients.c.people, recipients.c.contact_id)
+        .join(recipients, and_(recipients.c.run_id == messages.c.run_id, recipients.c.seq == messages.c.seq))
+        .where(messages.c.attempt_id == attempt_id)
+    ).one_or_none()
+    if row is not None:
+        suppress(
+            connection,
+            channel=Channel(row.channel),
+            address_key=row.address_key,
+            contact=Contact(people=row.people, contact_id=row.contact_id),
+            scope=SCOPE_ALL,
+            reason=reason,
+            source=f"refused with code {code}",
+            at=now,
+        )

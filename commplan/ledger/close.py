@@ -237,15 +237,28 @@ def reject(
     `seqs`: only these messages are over, the others of the request go back to the batch; None: all are over.
     """
     with store.write() as connection:
-        _close_attempt(connection, attempt_id, AttemptOutcome.REJECTED, status=status, code=code)
-        of_attempt = and_(messages.c.attempt_id == attempt_id, messages.c.state.in_(_ON_WIRE))
-        over = of_attempt if seqs is None else and_(of_attempt, messages.c.seq.in_(seqs))
-        connection.execute(
-            update(messages)
-            .where(over)
-            .values(state=MessageState.FAILED, reason=Reason.REJECTED, failed_at=store.clock.now(), batch_id=None)
-        )
-        _return(connection, attempt_id)
+        reject_in(connection, attempt_id, now=store.clock.now(), status=status, code=code, seqs=seqs)
+
+
+def reject_in(
+    connection: Connection,
+    attempt_id: AttemptId,
+    *,
+    now: datetime,
+    status: int | None,
+    code: str | None,
+    seqs: Collection[int] | None = None,
+) -> None:
+    """Do what `reject` does, in the caller's transaction."""
+    _close_attempt(connection, attempt_id, AttemptOutcome.REJECTED, status=status, code=code)
+    of_attempt = and_(messages.c.attempt_id == attempt_id, messages.c.state.in_(_ON_WIRE))
+    over = of_attempt if seqs is None else and_(of_attempt, messages.c.seq.in_(seqs))
+    connection.execute(
+        update(messages)
+        .where(over)
+        .values(state=MessageState.FAILED, reason=Reason.REJECTED, failed_at=now, batch_id=None)
+    )
+    _return(connection, attempt_id)
 
 
 def take_back(store: Store, attempt_id: AttemptId, *, status: int | None = None, code: str | None = None) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import update
+from sqlalchemy import Engine, event, select, update
 
 from commplan import campaign
 from commplan.dispatch import Sender
@@ -16,7 +16,7 @@ from commplan.envelope import EmailBatch, TextMessage
 from commplan.errors import RunError
 from commplan.ledger import close
 from commplan.ledger.run import load_run
-from commplan.store.tables import recipients
+from commplan.store.tables import messages, recipients, suppressions
 from tests.campaign.conftest import LETTER, PAIR, TEXT, Customer, crowd, until
 
 
@@ -155,6 +155,26 @@ def test_a_number_that_the_provider_refuses_for_good_is_not_written_to_again(reh
     here.require_balance(running)
     second = here.ready(TEXT.replace("plan: letter", "plan: other"))
     assert here.states(second)["landline"] == ["excluded: invalid_number"]
+
+
+def test_no_kill_can_come_between_a_refusal_for_a_stop_and_its_suppression(rehearse):
+    here = rehearse(crowd(1))
+    running = here.ready(TEXT)
+    change_address(here, 1, phone="+15005550004")
+    seen = set()
+
+    def note(connection) -> None:
+        with here.store.read() as reading:
+            refused = reading.execute(select(messages.c.state)).scalar_one() == "failed"
+            seen.add((refused, tuple(reading.execute(select(suppressions.c.reason)).scalars())))
+
+    event.listen(Engine, "commit", note)
+    try:
+        assert here.send_due(running).rejected == 1
+    finally:
+        event.remove(Engine, "commit", note)
+    note(None)
+    assert seen == {(False, ()), (True, ("stop", "stop"))}
 
 
 @pytest.mark.parametrize("plan", [LETTER, TEXT], ids=["email", "sms"])
