@@ -28,7 +28,7 @@ class Blocks(StrEnum):
     NEVER = "never"
 
 
-#: What each reason on the suppression list keeps back, on its own channel. In order of precedence: when several hold,
+#: What each reason on the suppression list keeps back. In order of precedence: when several hold,
 #: the first is the one that is reported.
 BLOCKS: Mapping[Reason, Mapping[Purpose, Blocks]] = {
     reason: {Purpose.MARKETING: marketing, Purpose.SERVICE: service, Purpose.EMERGENCY: emergency}
@@ -45,6 +45,11 @@ BLOCKS: Mapping[Reason, Mapping[Purpose, Blocks]] = {
 
 #: What a person asked for, and so holds for that person at whatever address. The others are facts about the address.
 WISHES = frozenset({Reason.NEVER_CONTACT, Reason.STOP, Reason.SPAM_REPORT, Reason.UNSUBSCRIBED})
+#: The wishes that are about what is written, not about the way it comes: for the person they hold on every channel, for
+#: the address they came from on its own.
+EVERYWHERE = frozenset({Reason.UNSUBSCRIBED})
+#: Stands for the channel of what holds on every one.
+EVERY_CHANNEL = "all"
 
 
 class Needs(StrEnum):
@@ -125,7 +130,6 @@ def suppressed(rows: FromClause, purpose: Purpose, topic: str) -> Select[tuple[s
         for extent in (Blocks.ALWAYS, Blocks.SAME_TOPIC)
     )
     in_force = and_(
-        suppressions.c.channel == rows.c.channel,
         suppressions.c.lifted_at.is_(None),
         or_(
             suppressions.c.reason.in_(always),
@@ -133,7 +137,10 @@ def suppressed(rows: FromClause, purpose: Purpose, topic: str) -> Select[tuple[s
         ),
     )
     of_address = select(suppressions.c.reason).where(
-        in_force, suppressions.c.people.is_(None), suppressions.c.address_key == rows.c.address_key
+        in_force,
+        suppressions.c.channel == rows.c.channel,
+        suppressions.c.people.is_(None),
+        suppressions.c.address_key == rows.c.address_key,
     )
     of_person = (
         select(suppressions.c.reason)
@@ -142,7 +149,12 @@ def suppressed(rows: FromClause, purpose: Purpose, topic: str) -> Select[tuple[s
             suppressions,
             and_(suppressions.c.people == recipients.c.people, suppressions.c.contact_id == recipients.c.contact_id),
         )
-        .where(in_force, recipients.c.run_id == rows.c.run_id, recipients.c.seq == rows.c.seq)
+        .where(
+            in_force,
+            suppressions.c.channel.in_([rows.c.channel, EVERY_CHANNEL]),
+            recipients.c.run_id == rows.c.run_id,
+            recipients.c.seq == rows.c.seq,
+        )
     )
     # Two look-ups, each by an index of its own, where one condition with OR would read the whole list.
     found = union_all(of_address.correlate(rows), of_person.correlate(rows)).subquery("found")

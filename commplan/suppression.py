@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Subquery, Text, and_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from commplan.consent import BLOCKS, SCOPE_ALL, WISHES, Contact, Suppression
+from commplan.consent import BLOCKS, EVERY_CHANNEL, EVERYWHERE, SCOPE_ALL, WISHES, Contact, Suppression
 from commplan.ids import AddressKey, RunId
 from commplan.store.given import given
 from commplan.store.tables import recipients, suppressions
@@ -26,7 +26,7 @@ class Listed:
     def __init__(
         self,
         by_address: Mapping[tuple[Channel, AddressKey], frozenset[Suppression]],
-        by_contact: Mapping[tuple[Channel, Contact], frozenset[Suppression]],
+        by_contact: Mapping[tuple[str, Contact], frozenset[Suppression]],
     ) -> None:
         self._by_address = by_address
         self._by_contact = by_contact
@@ -37,8 +37,11 @@ class Listed:
 
     def of(self, channel: Channel, address_key: AddressKey, contact: Contact | None) -> frozenset[Suppression]:
         """Return what is listed on a channel about an address, and about the person who has it if that is known."""
-        of_address = self._by_address.get((channel, address_key), frozenset())
-        return of_address if contact is None else of_address | self._by_contact.get((channel, contact), frozenset())
+        found = self._by_address.get((channel, address_key), frozenset())
+        if contact is not None:
+            for where in (channel, EVERY_CHANNEL):
+                found |= self._by_contact.get((where, contact), frozenset())
+        return found
 
 
 def suppress(
@@ -55,7 +58,8 @@ def suppress(
     """Put an address on the suppression list, in the caller's transaction; True if that changed anything.
 
     What a person asked for (`WISHES`) is listed for the person too, if it is known who it was: it follows them to
-    their next address, and holds for whoever else has this one. `at` is when it happened. The latest of opt-outs and
+    their next address, and holds for whoever else has this one; what is about the content (`EVERYWHERE`) holds for the
+    person on every channel. `at` is when it happened. The latest of opt-outs and
     `lift`s wins whatever order they are told in; at the same instant the opt-out wins. ValueError for a reason that
     is no suppression, or a scope that the reason cannot have.
     """
@@ -131,7 +135,7 @@ def _listed(connection: Connection, keys: Subquery, who: Subquery) -> Listed:
     named = (suppressions.c.people == who.c.people) & (suppressions.c.contact_id == who.c.contact_id)
     in_force = suppressions.c.lifted_at.is_(None)
     by_address: dict[tuple[Channel, AddressKey], frozenset[Suppression]] = {}
-    by_contact: dict[tuple[Channel, Contact], frozenset[Suppression]] = {}
+    by_contact: dict[tuple[str, Contact], frozenset[Suppression]] = {}
     for row in connection.execute(
         select(suppressions)
         .join(keys, suppressions.c.address_key == keys.c.address_key)
@@ -140,7 +144,7 @@ def _listed(connection: Connection, keys: Subquery, who: Subquery) -> Listed:
         address = Channel(row.channel), AddressKey(row.address_key)
         by_address[address] = by_address.get(address, frozenset()) | {_suppression(row)}
     for row in connection.execute(select(suppressions).join(who, named).where(in_force)):
-        person = Channel(row.channel), Contact(people=row.people, contact_id=row.contact_id)
+        person = row.channel, Contact(people=row.people, contact_id=row.contact_id)
         by_contact[person] = by_contact.get(person, frozenset()) | {_suppression(row)}
     return Listed(by_address, by_contact)
 
@@ -204,6 +208,9 @@ class _Entry:
         self.connection.execute(update(suppressions).where(here, suppressions.c.lifted_at < at).values(lifted_at=at))
         return False
 
+    def _channel_for(self, contact: Contact | None) -> str:
+        return EVERY_CHANNEL if contact is not None and self.reason in EVERYWHERE else self.channel
+
     def _here(self, contact: Contact | None) -> ColumnElement[bool]:
         if contact is None:
             about = and_(suppressions.c.people.is_(None), suppressions.c.address_key == self.address_key)
@@ -211,7 +218,7 @@ class _Entry:
             about = and_(suppressions.c.people == contact.people, suppressions.c.contact_id == contact.contact_id)
         return and_(
             about,
-            suppressions.c.channel == self.channel,
+            suppressions.c.channel == self._channel_for(contact),
             suppressions.c.scope == self.scope,
             suppressions.c.reason == self.reason,
         )
@@ -221,7 +228,7 @@ class _Entry:
         statement = (
             upsert(suppressions)
             .values(
-                channel=self.channel,
+                channel=self._channel_for(contact),
                 address_key=self.address_key,
                 people=None if contact is None else contact.people,
                 contact_id=None if contact is None else contact.contact_id,

@@ -149,9 +149,20 @@ def test_the_last_look_sees_the_same_cells_by_person_for_wishes_only(store: Stor
         for number, (reason, scope, purpose, blocked) in enumerate(CELLS):
             who = Contact(people="customers", contact_id=f"of cell {number}")
             put_on(connection, reason, key=AddressKey(f"{number:032d}"), contact=who, scope=scope)
-            found = ledger.look(Channel.SMS, NEW_KEY, who, purpose)
             follows = blocked and reason in consent.WISHES
-            assert found == (reason if follows else None), (reason, scope, purpose)
+            for channel in Channel:
+                here = follows and (channel is Channel.SMS or reason in consent.EVERYWHERE)
+                found = ledger.look(channel, NEW_KEY, who, purpose)
+                assert found == (reason if here else None), (reason, scope, purpose, channel)
+                listed = suppression.look_up(connection, address_keys=[NEW_KEY], contacts=[who])
+                planned = consent.exclusion(
+                    purpose=purpose,
+                    channel=channel,
+                    topic=TOPIC,
+                    consent=True,
+                    suppressions=listed.of(channel, NEW_KEY, who),
+                )
+                assert planned == found
 
 
 def test_a_wish_follows_the_person_and_stays_with_the_address(store: Store) -> None:

@@ -431,7 +431,7 @@ suppressions = Table(
     "suppressions",
     metadata,
     Column("suppression_id", BigId, primary_key=True, autoincrement=True),
-    Column("channel", String(8), nullable=False),
+    Column("channel", String(8), nullable=False),  # all: of a person, on every channel
     Column("address_key", String(32), nullable=False),  # of a person: the address they said it from
     Column("people", Text),
     Column("contact_id", Text),

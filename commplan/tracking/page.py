@@ -39,6 +39,8 @@ class Visit:
     ref: MessageRef
     channel: Channel
     address_key: AddressKey
+    email_key: AddressKey | None
+    phone_key: AddressKey | None
     contact: Contact
     locale: str
     plan: Plan
@@ -75,6 +77,8 @@ def _find(store: Store, connection: Connection, purpose: TokenPurpose, token: st
             recipients.c.locale,
             recipients.c.people,
             recipients.c.contact_id,
+            recipients.c.email_key,
+            recipients.c.phone_key,
         )
         .join(recipients, (recipients.c.run_id == messages.c.run_id) & (recipients.c.seq == messages.c.seq))
         .where(
@@ -91,6 +95,8 @@ def _find(store: Store, connection: Connection, purpose: TokenPurpose, token: st
         ref=ref,
         channel=Channel(row.channel),
         address_key=AddressKey(row.address_key),
+        email_key=row.email_key,
+        phone_key=row.phone_key,
         contact=Contact(people=row.people, contact_id=row.contact_id),
         locale=row.locale or plan.locale,
         plan=plan,
@@ -108,7 +114,8 @@ def is_opted_out(store: Store, visit: Visit) -> bool:
 def unsubscribe(store: Store, token: str) -> Visit | None:
     """Opt a link's person, and their address, out of its plan's topic, or of marketing; None for a foreign token.
 
-    Own transaction; doing it again changes nothing.
+    The person on every channel, so that nobody who unsubscribed by email gets the follow-up as a text. Own transaction;
+    doing it again changes nothing.
     """
     with store.write() as connection:
         take_turn(connection)
@@ -128,7 +135,7 @@ def unsubscribe(store: Store, token: str) -> Visit | None:
 
 
 def resubscribe(store: Store, token: str) -> Visit | None:
-    """Take back a person's opt-out and their address's, whichever link it came through; None for a foreign token.
+    """Take back a person's opt-out and their addresses', whichever link it came through; None for a foreign token.
 
     Only what a person chose is taken back: a bounce, a spam report or a STOP stays. Own transaction.
     """
@@ -137,17 +144,20 @@ def resubscribe(store: Store, token: str) -> Visit | None:
         visit = _find(store, connection, TokenPurpose.UNSUBSCRIBE, token)
         if visit is None:
             return None
+        keys = {Channel.EMAIL: visit.email_key, Channel.SMS: visit.phone_key, visit.channel: visit.address_key}
         lifted = [
             lift(
                 connection,
-                channel=visit.channel,
-                address_key=visit.address_key,
+                channel=channel,
+                address_key=key,
                 contacts=[visit.contact],
                 scope=scope,
                 reason=Reason.UNSUBSCRIBED,
                 source="unsubscribe page",
                 at=store.clock.now(),
             )
+            for channel, key in keys.items()
+            if key is not None
             for scope in (visit.scope, SCOPE_ALL)
         ]
         if any(lifted):

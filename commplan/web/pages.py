@@ -124,7 +124,6 @@ class Pages:
             "unsubscribe.html.j2",
             visit=visit,
             state=state,
-            channel=visit.channel.value,
             topic=None if visit.scope == "marketing" else visit.plan.topic.replace("-", " "),
         )
 

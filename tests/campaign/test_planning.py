@@ -91,9 +91,11 @@ def test_an_opt_out_follows_the_person_to_another_address(rehearse, when):
     here.send_due(run)
     assert here.states(run)["person1"][-1] in ("suppressed: unsubscribed", "excluded: unsubscribed")
     assert "moved@person.example.com" not in {one["to"] for one in here.truth()}
-    # An opt-out is of one person and one channel.
+    # It is of one person, and holds on every channel.
     assert here.states(run)["person2"][0] in ("delivered", "accepted")
-    assert here.send_due(here.ready(TEXT.replace("plan: letter", "plan: text"))).accepted == 2
+    text = here.ready(TEXT.replace("plan: letter", "plan: text"))
+    assert here.send_due(text).accepted == 1
+    assert here.states(text)["person1"] == ["excluded: unsubscribed"]
 
 
 def test_a_half_reloaded_crm_stops_the_run_until_it_is_whole_again(rehearse):

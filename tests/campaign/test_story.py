@@ -65,7 +65,7 @@ EXPECTED = {
     ],
     "unsubscriber": [
         "delivered",
-        "delivered",
+        "suppressed: unsubscribed",
         "suppressed: unsubscribed",
         "not_needed: earlier_step_not_sent",
     ],

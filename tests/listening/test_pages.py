@@ -101,7 +101,7 @@ def test_a_mail_program_unsubscribes_in_one_click(client, sent, files) -> None:
     assert answer.status_code == 200
     assert not answer.history
     assert sent.suppressed() == {sent.email_suppressed(2, "getting-started", "unsubscribed")}
-    assert sent.people_suppressed() == {("email", 2, "getting-started", "unsubscribed")}
+    assert sent.people_suppressed() == {("all", 2, "getting-started", "unsubscribed")}
     assert sent.row(2).opted_out_at == sent.store.clock.now()
     assert sent.row(1).opted_out_at is None
 
@@ -129,7 +129,7 @@ def test_opting_out_of_a_marketing_plan_is_opting_out_of_marketing(client, store
     world = build(store, plan_text=plan_text.replace("purpose: service", "purpose: marketing"), occurrence="2")
     world.send()
     answer = client.post(unsubscribe_link(world), data={"do": "unsubscribe"})
-    assert "marketing emails" in answer.text
+    assert "no more marketing" in answer.text
     assert world.suppressed() == {world.email_suppressed(1, "marketing", "unsubscribed")}
 
 
@@ -147,6 +147,15 @@ def test_an_opt_out_can_be_taken_back_and_given_again(client, sent) -> None:
     assert sent.row().opted_out_at == sent.store.clock.now()
 
 
+def test_an_opt_out_by_email_and_one_by_text_are_both_taken_back_through_either_link(client, sent) -> None:
+    for link in (unsubscribe_link(sent), unsubscribe_link(sent, 1, 2)):
+        client.post(link, data={"do": "unsubscribe"})
+    assert len(sent.suppressed()) == 2
+    later(sent, minutes=1)
+    client.post(unsubscribe_link(sent), data={"do": "resubscribe"})
+    assert sent.suppressed() == sent.people_suppressed() == set()
+
+
 def test_taking_back_one_s_own_opt_out_leaves_that_of_another_person_with_the_same_address(client, sent) -> None:
     shared = sent.store.keyring.address_key("email", sent.email(1))
     with sent.store.write() as connection:
@@ -161,7 +170,7 @@ def test_taking_back_one_s_own_opt_out_leaves_that_of_another_person_with_the_sa
     later(sent, minutes=1)
     client.post(unsubscribe_link(sent, 1), data={"do": "resubscribe"})
     assert sent.suppressed() == set()
-    assert sent.people_suppressed() == {("email", 2, "getting-started", "unsubscribed")}
+    assert sent.people_suppressed() == {("all", 2, "getting-started", "unsubscribed")}
 
 
 def test_taking_an_opt_out_back_leaves_what_the_address_itself_forbids(client, sent) -> None:

@@ -163,7 +163,8 @@ def test_what_makes_an_address_unusable_suppresses_it(world, name, more, scope, 
     attempt = world.send()
     world.told(world.event(name, seq=2, attempt=attempt, **more))
     assert world.suppressed() == {world.email_suppressed(2, scope, reason)}
-    assert world.people_suppressed() == (set() if reason == "hard_bounce" else {("email", 2, scope, reason)})
+    channel = "all" if reason == "unsubscribed" else "email"
+    assert world.people_suppressed() == (set() if reason == "hard_bounce" else {(channel, 2, scope, reason)})
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,15 @@ def upgrade() -> None:
     op.add_column("messages", sa.Column("machine_clicked_at", types.UtcDateTime(), nullable=True))
     op.add_column("suppressions", sa.Column("until", types.UtcDateTime(), nullable=True))
     op.add_column("suppressions", sa.Column("said", sa.Text(), nullable=True))
+    # Who opted out of a topic did so on every channel. Where both channels have a row, the second stays as it is.
+    for channel in ("email", "sms"):
+        op.execute(
+            "UPDATE suppressions SET channel = 'all' "
+            f"WHERE people IS NOT NULL AND reason = 'unsubscribed' AND channel = '{channel}' AND NOT EXISTS ("
+            "SELECT 1 FROM suppressions AS other WHERE other.people = suppressions.people "
+            "AND other.contact_id = suppressions.contact_id AND other.scope = suppressions.scope "
+            "AND other.reason = suppressions.reason AND other.channel = 'all')"
+        )
     op.create_table(
         "consents",
         sa.Column(
