@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, or_, select, union_all
+from sqlalchemy import BindParameter, ColumnElement, FromClause, Select, and_, case, false, or_, select, union_all
 
 from commplan.store.tables import recipients, suppressions
 from commplan.terms import Channel, Purpose, Reason
@@ -25,6 +26,7 @@ class Blocks(StrEnum):
 
     ALWAYS = "always"
     SAME_TOPIC = "same topic"  #: only messages of the topic that was opted out of
+    CARE = "care"  #: only messages of a plan that says `care`
     NEVER = "never"
 
 
@@ -34,20 +36,24 @@ BLOCKS: Mapping[Reason, Mapping[Purpose, Blocks]] = {
     reason: {Purpose.MARKETING: marketing, Purpose.SERVICE: service, Purpose.EMERGENCY: emergency}
     for reason, marketing, service, emergency in (
         (Reason.NEVER_CONTACT, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
+        (Reason.ERASED, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.STOP, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.SPAM_REPORT, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.HARD_BOUNCE, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.INVALID_NUMBER, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.UNSUBSCRIBED, Blocks.ALWAYS, Blocks.SAME_TOPIC, Blocks.NEVER),
+        (Reason.PAUSED, Blocks.ALWAYS, Blocks.CARE, Blocks.NEVER),
     )
 }
 
 
 #: What a person asked for, and so holds for that person at whatever address. The others are facts about the address.
-WISHES = frozenset({Reason.NEVER_CONTACT, Reason.STOP, Reason.SPAM_REPORT, Reason.UNSUBSCRIBED})
+WISHES = frozenset(
+    {Reason.NEVER_CONTACT, Reason.ERASED, Reason.STOP, Reason.SPAM_REPORT, Reason.UNSUBSCRIBED, Reason.PAUSED}
+)
 #: The wishes that are about what is written, not about the way it comes: for the person they hold on every channel, for
 #: the address they came from on its own.
-EVERYWHERE = frozenset({Reason.UNSUBSCRIBED})
+EVERYWHERE = frozenset({Reason.UNSUBSCRIBED, Reason.PAUSED})
 #: Stands for the channel of what holds on every one.
 EVERY_CHANNEL = "all"
 
@@ -96,17 +102,19 @@ def exclusion(
     purpose: Purpose,
     channel: Channel,
     topic: str,
+    care: bool = False,
     consent: bool | None,
     basis: str | None = None,
     suppressions: Collection[Suppression] = (),
 ) -> Reason | None:
     """Return why a person may not be written to, or None. `consent` is None when nothing is on record.
 
-    Pure; `suppressed` and `refused` say the same in SQL, from the same tables.
+    `care`: whether the plan says so of itself. Pure; `suppressed` and `refused` say the same in SQL, from the same
+    tables.
     """
     for reason, row in BLOCKS.items():
         for suppression in suppressions:
-            if suppression.reason is reason and _blocks(row[purpose], suppression.scope, topic):
+            if suppression.reason is reason and _blocks(row[purpose], suppression.scope, topic, care):
                 return reason
     need = needs(purpose, channel, basis)
     if (need is Needs.YES and consent is not True) or (need is Needs.NO_REFUSAL and consent is False):
@@ -114,30 +122,45 @@ def exclusion(
     return None
 
 
-def _blocks(blocks: Blocks, scope: str, topic: str) -> bool:
-    return blocks is Blocks.ALWAYS or (blocks is Blocks.SAME_TOPIC and scope in (topic, SCOPE_ALL))
+def _blocks(blocks: Blocks, scope: str, topic: str, care: bool) -> bool:
+    match blocks:
+        case Blocks.ALWAYS:
+            return True
+        case Blocks.SAME_TOPIC:
+            return scope in (topic, SCOPE_ALL)
+        case Blocks.CARE:
+            return care
+        case Blocks.NEVER:
+            return False
 
 
-def suppressed(rows: FromClause, purpose: Purpose, topic: str) -> Select[tuple[str]]:
+def in_force(now: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
+    """Return the condition that an entry of the suppression list counts: not lifted, and no pause that is over."""
+    return and_(suppressions.c.lifted_at.is_(None), or_(suppressions.c.until.is_(None), suppressions.c.until > now))
+
+
+def suppressed(
+    rows: FromClause, purpose: Purpose, topic: str, *, care: bool, now: datetime | BindParameter[datetime]
+) -> Select[tuple[str]]:
     """Return the subquery of the reasons for which `rows` (of the shape of messages) are suppressed.
 
     An entry about the row's address counts, and one about the person it is for, whatever their address is by now.
     Correlated to `rows`, most important reason first: ``suppressed(…).exists()`` is the condition of the last look,
     ``suppressed(…).limit(1).scalar_subquery()`` the reason it reports.
     """
-    always, same_topic = (
+    always, same_topic, of_care = (
         [reason.value for reason, row in BLOCKS.items() if row[purpose] is extent]
-        for extent in (Blocks.ALWAYS, Blocks.SAME_TOPIC)
+        for extent in (Blocks.ALWAYS, Blocks.SAME_TOPIC, Blocks.CARE)
     )
-    in_force = and_(
-        suppressions.c.lifted_at.is_(None),
+    blocking = and_(
+        in_force(now),
         or_(
-            suppressions.c.reason.in_(always),
+            suppressions.c.reason.in_([*always, *(of_care if care else ())]),
             and_(suppressions.c.reason.in_(same_topic), suppressions.c.scope.in_([topic, SCOPE_ALL])),
         ),
     )
     of_address = select(suppressions.c.reason).where(
-        in_force,
+        blocking,
         suppressions.c.channel == rows.c.channel,
         suppressions.c.people.is_(None),
         suppressions.c.address_key == rows.c.address_key,
@@ -150,7 +173,7 @@ def suppressed(rows: FromClause, purpose: Purpose, topic: str) -> Select[tuple[s
             and_(suppressions.c.people == recipients.c.people, suppressions.c.contact_id == recipients.c.contact_id),
         )
         .where(
-            in_force,
+            blocking,
             suppressions.c.channel.in_([rows.c.channel, EVERY_CHANNEL]),
             recipients.c.run_id == rows.c.run_id,
             recipients.c.seq == rows.c.seq,

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, union
 from commplan import consent
 from commplan.audience.address import read_email, read_phone
 from commplan.clock import Clock
-from commplan.consent import Contact, Suppression
+from commplan.consent import EVERY_CHANNEL, Contact, Suppression
 from commplan.content import fill
 from commplan.errors import InputError, RunError
 from commplan.ids import AddressKey, MessageRef, RunId, TokenPurpose
@@ -61,7 +61,9 @@ RULES: dict[Reason, str] = {
     Reason.SPAM_REPORT: "the person reported a message as spam",
     Reason.STOP: "the person replied STOP",
     Reason.UNSUBSCRIBED: "the person unsubscribed",
+    Reason.PAUSED: "the person asked for a pause in what is not needed",
     Reason.NEVER_CONTACT: "somebody decided that this address is never written to",
+    Reason.ERASED: "the person had their data erased",
     Reason.CONDITION_FALSE: "when: the condition did not hold",
     Reason.CONDITION_UNKNOWN: "when: nobody knows whether it holds, as the earlier message was not delivered",
     Reason.EARLIER_STEP_NOT_SENT: "after: the earlier step was never sent to this person",
@@ -207,9 +209,12 @@ class _Teller:
         found = []
         for row in rows:
             about = "the address" if row.people is None else f"{row.people} {row.contact_id}"
+            until = f", until {row.until:%Y-%m-%d %H:%M} UTC" if row.until is not None else ""
             lifted = f", lifted {row.lifted_at:%Y-%m-%d %H:%M} UTC" if row.lifted_at is not None else ""
-            what = f"{row.channel}: {about} is suppressed ({row.reason}, scope {row.scope}{lifted})"
-            found.append(Decision(at=row.at, what=what, rule=f"{RULES[Reason(row.reason)]}; said by {row.source}"))
+            where = "every channel" if row.channel == EVERY_CHANNEL else row.channel
+            what = f"{where}: {about} is suppressed ({row.reason}, scope {row.scope}{until}{lifted})"
+            rule = f"{RULES[Reason(row.reason)]}; said by {row.source}" + (f": {row.said}" if row.said else "")
+            found.append(Decision(at=row.at, what=what, rule=rule))
         return found
 
     def part(self, row: Row[Any]) -> Part:
@@ -356,6 +361,7 @@ class _Teller:
                 channel=Channel(message.channel),
                 address_key=key,
                 contact=Contact(people=row.people, contact_id=row.contact_id),
+                now=self._store.clock.now(),
             )
             rule += _now(listed)
         return Decision(at=moments.get(MessageState(message.state)), what=f"is {message.state}", rule=rule)

@@ -6,14 +6,23 @@ Never sees an address, so an entry outlives erasure and re-import; never forgets
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Subquery, Text, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Subquery, Text, and_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from commplan.consent import BLOCKS, EVERY_CHANNEL, EVERYWHERE, SCOPE_ALL, WISHES, Contact, Suppression
+from commplan.consent import (
+    BLOCKS,
+    EVERY_CHANNEL,
+    EVERYWHERE,
+    SCOPE_ALL,
+    WISHES,
+    Contact,
+    Suppression,
+    in_force,
+)
 from commplan.ids import AddressKey, RunId
 from commplan.store.given import given
 from commplan.store.tables import recipients, suppressions
@@ -54,20 +63,26 @@ def suppress(
     reason: Reason,
     source: str,
     at: datetime,
+    until: datetime | None = None,
+    said: str | None = None,
 ) -> bool:
     """Put an address on the suppression list, in the caller's transaction; True if that changed anything.
 
     What a person asked for (`WISHES`) is listed for the person too, if it is known who it was: it follows them to
     their next address, and holds for whoever else has this one; what is about the content (`EVERYWHERE`) holds for the
     person on every channel. `at` is when it happened. The latest of opt-outs and
-    `lift`s wins whatever order they are told in; at the same instant the opt-out wins. ValueError for a reason that
-    is no suppression, or a scope that the reason cannot have.
+    `lift`s wins whatever order they are told in; at the same instant the opt-out wins. `until`: when a pause ends by
+    itself. `said`: in whose words, or on whose word. ValueError for a reason that is no suppression, a scope that the
+    reason cannot have, a pause without an end, or an end of anything else.
     """
     _check(reason, scope)
+    if (reason is Reason.PAUSED) is (until is None):
+        raise ValueError("a pause has an end, and nothing else on the suppression list has one")
     entry = _Entry(connection=connection, channel=channel, address_key=address_key, scope=scope, reason=reason)
-    changed = entry.put_on(None, source=source, at=at)
+    word = _Word(source=source, at=at, until=until, said=said)
+    changed = entry.put_on(None, word)
     if contact is not None and reason in WISHES:
-        changed |= entry.put_on(contact, source=source, at=at)
+        changed |= entry.put_on(contact, word)
     return changed
 
 
@@ -81,6 +96,7 @@ def lift(
     reason: Reason,
     source: str,
     at: datetime,
+    said: str | None = None,
 ) -> bool:
     """Take an address, and people, off the suppression list, in the caller's transaction; True if one was on it.
 
@@ -89,10 +105,11 @@ def lift(
     """
     _check(reason, scope)
     entry = _Entry(connection=connection, channel=channel, address_key=address_key, scope=scope, reason=reason)
-    lifted = entry.take_off(None, source=source, at=at)
+    word = _Word(source=source, at=at, said=said)
+    lifted = entry.take_off(None, word)
     if reason in WISHES:
         for contact in contacts:
-            lifted |= entry.take_off(contact, source=source, at=at)
+            lifted |= entry.take_off(contact, word)
     return lifted
 
 
@@ -111,7 +128,9 @@ def spoke_from(
     return frozenset(Contact(people=row.people, contact_id=row.contact_id) for row in rows)
 
 
-def look_up(connection: Connection, *, address_keys: Iterable[str], contacts: Iterable[Contact]) -> Listed:
+def look_up(
+    connection: Connection, *, address_keys: Iterable[str], contacts: Iterable[Contact], now: datetime
+) -> Listed:
     """Return what the suppression list says about addresses and people, on every channel; two statements."""
     keys = given(connection, {"address_key": Text()}, [(key,) for key in address_keys])
     who = given(
@@ -119,41 +138,40 @@ def look_up(connection: Connection, *, address_keys: Iterable[str], contacts: It
         {"people": Text(), "contact_id": Text()},
         [(contact.people, contact.contact_id) for contact in contacts],
     )
-    return _listed(connection, keys, who)
+    return _listed(connection, keys, who, now)
 
 
-def of_recipients(connection: Connection, run_id: RunId, first: int, last: int) -> Listed:
+def of_recipients(connection: Connection, run_id: RunId, first: int, last: int, *, now: datetime) -> Listed:
     """Return what the suppression list says about a range of a run's recipients and their addresses."""
     mine = and_(recipients.c.run_id == run_id, recipients.c.seq.between(first, last))
     emails = select(recipients.c.email_key.label("address_key")).where(mine)
     keys = emails.union_all(select(recipients.c.phone_key).where(mine)).subquery("keys")
     who = select(recipients.c.people, recipients.c.contact_id).where(mine).subquery("who")
-    return _listed(connection, keys, who)
+    return _listed(connection, keys, who, now)
 
 
-def _listed(connection: Connection, keys: Subquery, who: Subquery) -> Listed:
+def _listed(connection: Connection, keys: Subquery, who: Subquery, now: datetime) -> Listed:
     named = (suppressions.c.people == who.c.people) & (suppressions.c.contact_id == who.c.contact_id)
-    in_force = suppressions.c.lifted_at.is_(None)
     by_address: dict[tuple[Channel, AddressKey], frozenset[Suppression]] = {}
     by_contact: dict[tuple[str, Contact], frozenset[Suppression]] = {}
     for row in connection.execute(
         select(suppressions)
         .join(keys, suppressions.c.address_key == keys.c.address_key)
-        .where(in_force, suppressions.c.people.is_(None))
+        .where(in_force(now), suppressions.c.people.is_(None))
     ):
         address = Channel(row.channel), AddressKey(row.address_key)
         by_address[address] = by_address.get(address, frozenset()) | {_suppression(row)}
-    for row in connection.execute(select(suppressions).join(who, named).where(in_force)):
+    for row in connection.execute(select(suppressions).join(who, named).where(in_force(now))):
         person = row.channel, Contact(people=row.people, contact_id=row.contact_id)
         by_contact[person] = by_contact.get(person, frozenset()) | {_suppression(row)}
     return Listed(by_address, by_contact)
 
 
 def active(
-    connection: Connection, *, channel: Channel, address_key: AddressKey, contact: Contact | None
+    connection: Connection, *, channel: Channel, address_key: AddressKey, contact: Contact | None, now: datetime
 ) -> tuple[Suppression, ...]:
     """Return what the suppression list says about one address and its person, in order of precedence."""
-    listed = look_up(connection, address_keys=[address_key], contacts=[] if contact is None else [contact])
+    listed = look_up(connection, address_keys=[address_key], contacts=[] if contact is None else [contact], now=now)
     order = list(BLOCKS)
     found = listed.of(channel, address_key, contact)
     return tuple(sorted(found, key=lambda entry: (order.index(entry.reason), entry.scope)))
@@ -171,6 +189,16 @@ def _check(reason: Reason, scope: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Word:
+    """Who said something about an entry, when, and in what words."""
+
+    source: str
+    at: datetime
+    until: datetime | None = None
+    said: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     """What is listed, or lifted, at an address; about the address (contact None) or about a person who spoke there."""
 
@@ -180,33 +208,40 @@ class _Entry:
     scope: str
     reason: Reason
 
-    def put_on(self, contact: Contact | None, *, source: str, at: datetime) -> bool:
-        if self._insert(contact, source=source, at=at, lifted_at=None):
+    def put_on(self, contact: Contact | None, word: _Word) -> bool:
+        if self._insert(contact, word, lifted_at=None):
             return True
-        here, said = self._here(contact), {"at": at, "source": source, "address_key": self.address_key}
-        back = self.connection.execute(
-            update(suppressions)
-            .where(here, suppressions.c.lifted_at.is_not(None), suppressions.c.lifted_at <= at)
-            .values(lifted_at=None, **said)
-        )
+        here, told = self._here(contact), self._told(word)
+        over = or_(suppressions.c.lifted_at <= word.at, suppressions.c.until <= word.at)
+        back = self.connection.execute(update(suppressions).where(here, over).values(lifted_at=None, **told))
         if back.rowcount:
             return True
-        self.connection.execute(update(suppressions).where(here, suppressions.c.at < at).values(**said))
+        self.connection.execute(update(suppressions).where(here, suppressions.c.at < word.at).values(**told))
         return False
 
-    def take_off(self, contact: Contact | None, *, source: str, at: datetime) -> bool:
-        if self._insert(contact, source=source, at=at, lifted_at=at):
+    def take_off(self, contact: Contact | None, word: _Word) -> bool:
+        if self._insert(contact, word, lifted_at=word.at):
             return False
         here = self._here(contact)
+        lifted: dict[str, object] = {"lifted_at": word.at, **({"said": word.said} if word.said else {})}
         off = self.connection.execute(
             update(suppressions)
-            .where(here, suppressions.c.lifted_at.is_(None), suppressions.c.at < at)
-            .values(lifted_at=at)
+            .where(here, suppressions.c.lifted_at.is_(None), suppressions.c.at < word.at)
+            .values(**lifted)
         )
         if off.rowcount:
             return True
-        self.connection.execute(update(suppressions).where(here, suppressions.c.lifted_at < at).values(lifted_at=at))
+        self.connection.execute(update(suppressions).where(here, suppressions.c.lifted_at < word.at).values(**lifted))
         return False
+
+    def _told(self, word: _Word) -> dict[str, object]:
+        return {
+            "at": word.at,
+            "source": word.source,
+            "until": word.until,
+            "said": word.said,
+            "address_key": self.address_key,
+        }
 
     def _channel_for(self, contact: Contact | None) -> str:
         return EVERY_CHANNEL if contact is not None and self.reason in EVERYWHERE else self.channel
@@ -223,20 +258,18 @@ class _Entry:
             suppressions.c.reason == self.reason,
         )
 
-    def _insert(self, contact: Contact | None, *, source: str, at: datetime, lifted_at: datetime | None) -> bool:
+    def _insert(self, contact: Contact | None, word: _Word, *, lifted_at: datetime | None) -> bool:
         upsert = (postgresql if self.connection.dialect.name == "postgresql" else sqlite).insert
         statement = (
             upsert(suppressions)
             .values(
                 channel=self._channel_for(contact),
-                address_key=self.address_key,
                 people=None if contact is None else contact.people,
                 contact_id=None if contact is None else contact.contact_id,
                 scope=self.scope,
                 reason=self.reason,
-                source=source,
-                at=at,
                 lifted_at=lifted_at,
+                **self._told(word),
             )
             .on_conflict_do_nothing()
         )

@@ -135,7 +135,9 @@ class Reason(StrEnum):
     SPAM_REPORT = "spam_report"
     STOP = "stop"
     UNSUBSCRIBED = "unsubscribed"
+    PAUSED = "paused"
     NEVER_CONTACT = "never_contact"
+    ERASED = "erased"
     # the last look
     CONDITION_FALSE = "condition_false"
     CONDITION_UNKNOWN = "condition_unknown"

@@ -12,35 +12,27 @@ from commplan.terms import Channel, Purpose, Reason
 TOPIC = "getting-started"
 
 M, S, E = Purpose.MARKETING, Purpose.SERVICE, Purpose.EMERGENCY
-#: reason, scope, purpose → blocked? Written out on purpose: this is the table the law and the provider are held to.
+#: What a plan may be: its purpose, and whether it says `care`.
+KINDS = [(M, False), (S, False), (S, True), (E, False)]
+#: reason, scope → what is blocked of marketing, service, care and emergency. Written out on purpose: this is the table
+#: the law and the provider are held to.
+TABLE = [
+    (Reason.NEVER_CONTACT, SCOPE_ALL, (True, True, True, True)),
+    (Reason.ERASED, SCOPE_ALL, (True, True, True, True)),
+    (Reason.STOP, SCOPE_ALL, (True, True, True, True)),
+    (Reason.SPAM_REPORT, SCOPE_ALL, (True, True, True, True)),
+    (Reason.HARD_BOUNCE, SCOPE_ALL, (True, True, True, True)),
+    (Reason.INVALID_NUMBER, SCOPE_ALL, (True, True, True, True)),
+    (Reason.UNSUBSCRIBED, SCOPE_ALL, (True, True, True, False)),
+    (Reason.UNSUBSCRIBED, SCOPE_MARKETING, (True, False, False, False)),
+    (Reason.UNSUBSCRIBED, TOPIC, (True, True, True, False)),
+    (Reason.UNSUBSCRIBED, "billing", (True, False, False, False)),
+    (Reason.PAUSED, SCOPE_ALL, (True, False, True, False)),
+]
 CELLS = [
-    (Reason.NEVER_CONTACT, SCOPE_ALL, M, True),
-    (Reason.NEVER_CONTACT, SCOPE_ALL, S, True),
-    (Reason.NEVER_CONTACT, SCOPE_ALL, E, True),
-    (Reason.STOP, SCOPE_ALL, M, True),
-    (Reason.STOP, SCOPE_ALL, S, True),
-    (Reason.STOP, SCOPE_ALL, E, True),
-    (Reason.SPAM_REPORT, SCOPE_ALL, M, True),
-    (Reason.SPAM_REPORT, SCOPE_ALL, S, True),
-    (Reason.SPAM_REPORT, SCOPE_ALL, E, True),
-    (Reason.HARD_BOUNCE, SCOPE_ALL, M, True),
-    (Reason.HARD_BOUNCE, SCOPE_ALL, S, True),
-    (Reason.HARD_BOUNCE, SCOPE_ALL, E, True),
-    (Reason.INVALID_NUMBER, SCOPE_ALL, M, True),
-    (Reason.INVALID_NUMBER, SCOPE_ALL, S, True),
-    (Reason.INVALID_NUMBER, SCOPE_ALL, E, True),
-    (Reason.UNSUBSCRIBED, SCOPE_ALL, M, True),
-    (Reason.UNSUBSCRIBED, SCOPE_ALL, S, True),
-    (Reason.UNSUBSCRIBED, SCOPE_ALL, E, False),
-    (Reason.UNSUBSCRIBED, SCOPE_MARKETING, M, True),
-    (Reason.UNSUBSCRIBED, SCOPE_MARKETING, S, False),
-    (Reason.UNSUBSCRIBED, SCOPE_MARKETING, E, False),
-    (Reason.UNSUBSCRIBED, TOPIC, M, True),
-    (Reason.UNSUBSCRIBED, TOPIC, S, True),
-    (Reason.UNSUBSCRIBED, TOPIC, E, False),
-    (Reason.UNSUBSCRIBED, "billing", M, True),
-    (Reason.UNSUBSCRIBED, "billing", S, False),
-    (Reason.UNSUBSCRIBED, "billing", E, False),
+    (reason, scope, purpose, care, blocked)
+    for reason, scope, row in TABLE
+    for (purpose, care), blocked in zip(KINDS, row, strict=True)
 ]
 #: purpose, channel, the plan states a basis → what consent (yes, no, nothing on record) lets through.
 CONSENT_CELLS = [
@@ -60,7 +52,7 @@ CONSENT_CELLS = [
 
 
 def test_the_cells_below_are_the_whole_table() -> None:
-    assert {(reason, purpose) for reason, _, purpose, _ in CELLS} == {
+    assert {(reason, purpose) for reason, _, purpose, _, _ in CELLS} == {
         (reason, purpose) for reason, row in consent.BLOCKS.items() for purpose in row
     }
     assert all(set(row) == set(Purpose) for row in consent.BLOCKS.values())
@@ -68,18 +60,20 @@ def test_the_cells_below_are_the_whole_table() -> None:
 
 
 @pytest.mark.parametrize("channel", Channel)
-@pytest.mark.parametrize(("reason", "scope", "purpose", "blocked"), CELLS)
+@pytest.mark.parametrize(("reason", "scope", "row"), TABLE)
 def test_a_suppression_blocks_exactly_its_cells(
-    reason: Reason, scope: str, purpose: Purpose, blocked: bool, channel: Channel
+    reason: Reason, scope: str, row: tuple[bool, ...], channel: Channel
 ) -> None:
-    found = consent.exclusion(
-        purpose=purpose,
-        channel=channel,
-        topic=TOPIC,
-        consent=True,
-        suppressions=[Suppression(reason=reason, scope=scope)],
-    )
-    assert found == (reason if blocked else None)
+    for (purpose, care), blocked in zip(KINDS, row, strict=True):
+        found = consent.exclusion(
+            purpose=purpose,
+            channel=channel,
+            topic=TOPIC,
+            care=care,
+            consent=True,
+            suppressions=[Suppression(reason=reason, scope=scope)],
+        )
+        assert found == (reason if blocked else None), (purpose, care)
 
 
 @pytest.mark.parametrize(("purpose", "channel", "basis", "passes"), CONSENT_CELLS)

@@ -12,9 +12,12 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from commplan import cli, errors
+from commplan.consent import BLOCKS, Blocks
+from commplan.explain import RULES
 from commplan.ledger.state import diagram
 from commplan.plan import json_schema
 from commplan.settings import Settings
+from commplan.terms import Purpose
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PAGES = sorted(
@@ -74,6 +77,26 @@ def _options(command: object) -> list[str]:
         for option in parameter.opts
         if option.startswith("--") and option != "--help" and not getattr(parameter, "hidden", False)
     ]
+
+
+def suppressions_table() -> str:
+    """The table of what the suppression list keeps back, as the package's README shows it."""
+    words = {
+        Blocks.ALWAYS: ("yes", "yes"),
+        Blocks.SAME_TOPIC: ("of that topic", "of that topic"),
+        Blocks.CARE: ("no", "yes"),
+        Blocks.NEVER: ("no", "no"),
+    }
+    lines = ["| Reason | marketing | service | service, `care: true` | emergency | Why |", "|---|---|---|---|---|---|"]
+    for reason, row in BLOCKS.items():
+        service, care = words[row[Purpose.SERVICE]]
+        others = [words[row[purpose]][0] for purpose in (Purpose.MARKETING, Purpose.EMERGENCY)]
+        lines.append(f"| `{reason}` | {others[0]} | {service} | {care} | {others[1]} | {RULES[reason]} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_what_is_kept_back_is_that_of_the_code() -> None:
+    assert _block(_read("commplan/README.md"), "suppressions") == suppressions_table()
 
 
 @pytest.mark.parametrize(("command", "options"), list(_commands(cli.app)))

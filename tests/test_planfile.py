@@ -149,6 +149,9 @@ def test_all_findings_come_at_once_by_line() -> None:
             '4: topic: "all" is no topic: opting out of it would be opting out of more than this plan; '
             "name what this plan is about, such as getting-started"
         ]),
+        ("purpose: service", "purpose: emergency\ncare: true", [
+            "4: care: has no meaning with `purpose: emergency`; leave it out, or write `purpose: service`"
+        ]),
         ("topic: news", "topic: marketing", [
             '4: topic: "marketing" is no topic: opting out of it would be opting out of more than this plan; '
             "name what this plan is about, such as getting-started"

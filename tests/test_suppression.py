@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -36,7 +36,10 @@ def put_on(
     channel: Channel = Channel.SMS,
     scope: str = SCOPE_ALL,
     minute: int = 0,
+    until: datetime | None = None,
 ) -> bool:
+    if reason is Reason.PAUSED and until is None:
+        until = NOON + timedelta(days=30)
     return suppression.suppress(
         connection,
         channel=channel,
@@ -46,6 +49,7 @@ def put_on(
         reason=reason,
         source="test",
         at=NOON + timedelta(minutes=minute),
+        until=until,
     )
 
 
@@ -72,7 +76,7 @@ def take_off(
 def active(
     connection: Connection, key: AddressKey, contact: Contact | None, channel: Channel = Channel.SMS
 ) -> tuple[Suppression, ...]:
-    return suppression.active(connection, channel=channel, address_key=key, contact=contact)
+    return suppression.active(connection, channel=channel, address_key=key, contact=contact, now=NOON)
 
 
 class Ledger:
@@ -98,7 +102,14 @@ class Ledger:
         )
 
     def look(
-        self, channel: Channel, key: AddressKey, contact: Contact, purpose: Purpose = Purpose.SERVICE
+        self,
+        channel: Channel,
+        key: AddressKey,
+        contact: Contact,
+        purpose: Purpose = Purpose.SERVICE,
+        *,
+        care: bool = False,
+        now: datetime = NOON,
     ) -> Reason | None:
         """Ask as the last look does, and make sure that its two questions have one answer."""
         self._count += 1
@@ -124,7 +135,7 @@ class Ledger:
                 address_key=key,
             )
         )
-        reasons = consent.suppressed(messages, purpose, TOPIC)
+        reasons = consent.suppressed(messages, purpose, TOPIC, care=care, now=now)
         here, why = self._connection.execute(
             select(reasons.exists(), reasons.limit(1).scalar_subquery()).where(messages.c.run_id == run_id)
         ).one()
@@ -135,30 +146,31 @@ class Ledger:
 def test_the_last_look_sees_the_same_cells_by_address(store: Store) -> None:
     with store.write() as connection:
         ledger = Ledger(connection)
-        for number, (reason, scope, purpose, blocked) in enumerate(CELLS):
+        for number, (reason, scope, purpose, care, blocked) in enumerate(CELLS):
             key = AddressKey(f"{number:032d}")
             put_on(connection, reason, key=key, scope=scope)
-            found = ledger.look(Channel.SMS, key, ANN, purpose)
-            assert found == (reason if blocked else None), (reason, scope, purpose)
-            assert ledger.look(Channel.EMAIL, key, ANN, purpose) is None
+            found = ledger.look(Channel.SMS, key, ANN, purpose, care=care)
+            assert found == (reason if blocked else None), (reason, scope, purpose, care)
+            assert ledger.look(Channel.EMAIL, key, ANN, purpose, care=care) is None
 
 
 def test_the_last_look_sees_the_same_cells_by_person_for_wishes_only(store: Store) -> None:
     with store.write() as connection:
         ledger = Ledger(connection)
-        for number, (reason, scope, purpose, blocked) in enumerate(CELLS):
+        for number, (reason, scope, purpose, care, blocked) in enumerate(CELLS):
             who = Contact(people="customers", contact_id=f"of cell {number}")
             put_on(connection, reason, key=AddressKey(f"{number:032d}"), contact=who, scope=scope)
             follows = blocked and reason in consent.WISHES
             for channel in Channel:
                 here = follows and (channel is Channel.SMS or reason in consent.EVERYWHERE)
-                found = ledger.look(channel, NEW_KEY, who, purpose)
-                assert found == (reason if here else None), (reason, scope, purpose, channel)
-                listed = suppression.look_up(connection, address_keys=[NEW_KEY], contacts=[who])
+                found = ledger.look(channel, NEW_KEY, who, purpose, care=care)
+                assert found == (reason if here else None), (reason, scope, purpose, care, channel)
+                listed = suppression.look_up(connection, address_keys=[NEW_KEY], contacts=[who], now=NOON)
                 planned = consent.exclusion(
                     purpose=purpose,
                     channel=channel,
                     topic=TOPIC,
+                    care=care,
                     consent=True,
                     suppressions=listed.of(channel, NEW_KEY, who),
                 )
@@ -186,6 +198,39 @@ def test_a_dead_address_does_not_follow_the_person(store: Store) -> None:
             assert ledger.look(channel, KEY, ANN) is reason
 
 
+def test_a_pause_ends_by_itself_and_can_be_made_longer_and_begin_again(store: Store) -> None:
+    def paused(minute: int) -> bool:
+        now = NOON + timedelta(minutes=minute)
+        found = ledger.look(Channel.EMAIL, NEW_KEY, ANN, Purpose.MARKETING, now=now)
+        listed = suppression.look_up(connection, address_keys=[], contacts=[ANN], now=now)
+        assert bool(listed) is (found is Reason.PAUSED)
+        return bool(listed)
+
+    with store.write() as connection:
+        ledger = Ledger(connection)
+        for said, until in ((0, 10), (5, 20)):
+            put_on(connection, Reason.PAUSED, contact=ANN, minute=said, until=NOON + timedelta(minutes=until))
+        assert [paused(minute) for minute in (0, 10, 19, 20)] == [True, True, True, False]
+        assert put_on(connection, Reason.PAUSED, contact=ANN, minute=30, until=NOON + timedelta(minutes=40))
+        assert [paused(minute) for minute in (39, 40)] == [True, False]
+
+
+@pytest.mark.parametrize(("reason", "until"), [(Reason.PAUSED, None), (Reason.STOP, NOON)])
+def test_a_pause_has_an_end_and_nothing_else_has(store: Store, reason: Reason, until: datetime | None) -> None:
+    with store.write() as connection, pytest.raises(ValueError, match="a pause has an end"):
+        suppression.suppress(
+            connection,
+            channel=Channel.SMS,
+            address_key=KEY,
+            contact=None,
+            scope=SCOPE_ALL,
+            reason=reason,
+            source="test",
+            at=NOON,
+            until=until,
+        )
+
+
 def test_of_an_address_s_reason_and_a_person_s_the_gravest_is_told(store: Store) -> None:
     with store.write() as connection:
         ledger = Ledger(connection)
@@ -198,14 +243,14 @@ def test_the_planner_finds_what_the_last_look_finds(store: Store) -> None:
     with store.write() as connection:
         put_on(connection, contact=ANN)
         put_on(connection, Reason.INVALID_NUMBER, key=NEW_KEY)
-        listed = suppression.look_up(connection, address_keys={KEY, NEW_KEY}, contacts={ANN, BOB})
+        listed = suppression.look_up(connection, address_keys={KEY, NEW_KEY}, contacts={ANN, BOB}, now=NOON)
         assert listed.of(Channel.SMS, KEY, BOB) == {STOPPED}
         dead = Suppression(reason=Reason.INVALID_NUMBER, scope=SCOPE_ALL)
         assert listed.of(Channel.SMS, NEW_KEY, ANN) == {STOPPED, dead}
         assert listed.of(Channel.SMS, NEW_KEY, BOB) == {dead}
         assert listed.of(Channel.EMAIL, KEY, ANN) == frozenset()
         assert listed.of(Channel.SMS, AddressKey("c" * 32), None) == frozenset()
-        nobody: Listed = suppression.look_up(connection, address_keys=(), contacts=())
+        nobody: Listed = suppression.look_up(connection, address_keys=(), contacts=(), now=NOON)
         assert nobody.of(Channel.SMS, KEY, ANN) == frozenset()
 
 
@@ -286,7 +331,7 @@ def test_stop_and_start_end_the_same_in_whatever_order_they_are_told(
 
 
 def test_each_half_of_the_last_look_goes_by_an_index(store: Store) -> None:
-    reasons = consent.suppressed(messages, Purpose.SERVICE, TOPIC)
+    reasons = consent.suppressed(messages, Purpose.SERVICE, TOPIC, care=True, now=NOON)
     statement = select(messages.c.seq).where(messages.c.run_id == 1, reasons.exists())
     with store.write() as connection:
         if store.is_sqlite:

@@ -147,7 +147,7 @@ def _rules(plan: Plan, batch: Batch, allowed: frozenset[AddressKey] | None, coun
     email = batch.channel is Channel.EMAIL
     key, why_none = (who.email_key, who.email_reason) if email else (who.phone_key, who.phone_reason)
     permission = who.email_consent if email else who.sms_consent
-    suppressed = consent.suppressed(messages, plan.purpose, plan.topic)
+    suppressed = consent.suppressed(messages, plan.purpose, plan.topic, care=plan.care, now=now)
     of_person = and_(who.run_id == messages.c.run_id, who.seq == messages.c.seq)
     rules = [
         _Rule(

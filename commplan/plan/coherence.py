@@ -40,6 +40,7 @@ def cross_check(plan: Tree) -> list[Problem]:
     """Return what does not fit in a plan, given as its file spells it (keys and texts, defaults left out)."""
     return [
         *_topic(plan),
+        *_care(plan),
         *_team(plan),
         *_segments(plan),
         *_source(plan),
@@ -56,6 +57,15 @@ def _topic(plan: Tree) -> Iterator[Problem]:
             path=("topic",),
             rule=f"{quoted(topic)} is no topic: opting out of it would be opting out of more than this plan",
             remedy="name what this plan is about, such as getting-started",
+        )
+
+
+def _care(plan: Tree) -> Iterator[Problem]:
+    if "care" in plan and plan.get("purpose") in (Purpose.MARKETING, Purpose.EMERGENCY):
+        yield Problem(
+            path=("care",),
+            rule=f"has no meaning with `purpose: {plan.get('purpose')}`",
+            remedy="leave it out, or write `purpose: service`",
         )
 
 

@@ -214,6 +214,9 @@ class Plan(Part):
     title: Line = Field(description="Title for people")
     purpose: Purpose = Field(description="Which consent it needs: marketing, service or emergency")
     topic: Name = Field(description="What a recipient can opt out of")
+    care: Flag = Field(
+        False, description="With `purpose: service`: it is kind rather than needed, so that a pause keeps it back"
+    )
     owner: Name = Field(description="The role in `team` that answers for it")
     team: dict[Name, Member] = Field(max_length=100, description="Roles and where they are told things")
     live: Flag = Field(False, description="May be sent to real people, where environment and store agree")

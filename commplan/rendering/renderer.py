@@ -75,7 +75,8 @@ class Renderer:
                 .where(recipients.c.run_id == self._run.run_id, recipients.c.seq.between(first, last))
                 .order_by(recipients.c.seq)
             ).all()
-            listed = suppression.of_recipients(connection, self._run.run_id, first, last)
+            now = self._store.clock.now()
+            listed = suppression.of_recipients(connection, self._run.run_id, first, last, now=now)
         self._faults = Counter()
         return Rendered(people=len(people), drafts=self._drafts(people, listed), faults=self._faults)
 
@@ -155,6 +156,7 @@ class Renderer:
         reason = consent.exclusion(
             purpose=self._plan.purpose,
             topic=self._plan.topic,
+            care=self._plan.care,
             channel=touch.channel,
             consent=person.email_consent if email else person.sms_consent,
             basis=self._plan.basis,

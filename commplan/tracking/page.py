@@ -107,7 +107,13 @@ def _find(store: Store, connection: Connection, purpose: TokenPurpose, token: st
 def is_opted_out(store: Store, visit: Visit) -> bool:
     """Tell whether the visitor, or somebody at their address, has opted out of what the visit is about."""
     with store.read() as connection:
-        known = active(connection, channel=visit.channel, address_key=visit.address_key, contact=visit.contact)
+        known = active(
+            connection,
+            channel=visit.channel,
+            address_key=visit.address_key,
+            contact=visit.contact,
+            now=store.clock.now(),
+        )
     return any(entry.reason is Reason.UNSUBSCRIBED and entry.scope in (visit.scope, SCOPE_ALL) for entry in known)
 
 
