@@ -16,7 +16,19 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from commplan import archive, bundle, conversion, evaluation, letterhead, metrics, notice, planfile, pricing, tracking
+from commplan import (
+    archive,
+    bundle,
+    conversion,
+    evaluation,
+    letterhead,
+    metrics,
+    notice,
+    objection,
+    planfile,
+    pricing,
+    tracking,
+)
 from commplan.audience import refresh as refreshing
 from commplan.audience import snapshot
 from commplan.channels.base import Gateways, open_gateways
@@ -492,10 +504,14 @@ class Campaign:
 
 
 def apply_receipts(store: Store) -> int:
-    """Apply everything that providers have posted; return the number of receipts that were new."""
+    """Apply everything that providers have posted; return the number of receipts that were new.
+
+    Whoever applied them, owners are told here of texts that may ask us to stop.
+    """
     total = 0
     while (applied := tracking.apply_inbox(store)).posts:
         total += applied.new
+    objection.tell_owners(store, os.environ)
     return total
 
 

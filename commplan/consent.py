@@ -40,6 +40,7 @@ BLOCKS: Mapping[Reason, Mapping[Purpose, Blocks]] = {
         (Reason.STOP, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.SPAM_REPORT, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.HARD_BOUNCE, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
+        (Reason.SOFT_BOUNCES, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.INVALID_NUMBER, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.UNSUBSCRIBED, Blocks.ALWAYS, Blocks.SAME_TOPIC, Blocks.NEVER),
         (Reason.PAUSED, Blocks.ALWAYS, Blocks.CARE, Blocks.NEVER),

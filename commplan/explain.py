@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, union
 
 from commplan import consent
-from commplan.audience.address import read_email, read_phone
+from commplan.audience.address import find_key
 from commplan.clock import Clock
 from commplan.consent import EVERY_CHANNEL, Contact, Suppression
 from commplan.content import fill
@@ -57,6 +57,7 @@ RULES: dict[Reason, str] = {
     Reason.SKIPPED_SEGMENT: "by_segment: the step leaves this segment out",
     Reason.NOT_ON_ALLOW_LIST: "only the allow list may be written to here",
     Reason.HARD_BOUNCE: "mail to this address came back for good",
+    Reason.SOFT_BOUNCES: "three of the last five emails to this address were refused",
     Reason.INVALID_NUMBER: "the provider says that the number gets no texts",
     Reason.SPAM_REPORT: "the person reported a message as spam",
     Reason.STOP: "the person replied STOP",
@@ -149,10 +150,8 @@ def explain(
 
 
 def _keys(store: Store, settings: Settings, address: str) -> list[AddressKey]:
-    if email := read_email(address.strip()):
-        return [store.keyring.address_key(Channel.EMAIL, email.casefold())]
-    if phone := read_phone(address.strip(), settings.default_region):
-        return [store.keyring.address_key(Channel.SMS, phone[0])]
+    if found := find_key(store.keyring, address, settings.default_region):
+        return [found[1]]
     raise InputError.one("--address", "it is neither an email address nor a phone number", "write a number as +47…")
 
 

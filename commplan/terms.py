@@ -131,6 +131,7 @@ class Reason(StrEnum):
     NOT_ON_ALLOW_LIST = "not_on_allow_list"
     # suppression, at planning or in the last look
     HARD_BOUNCE = "hard_bounce"
+    SOFT_BOUNCES = "soft_bounces"
     INVALID_NUMBER = "invalid_number"
     SPAM_REPORT = "spam_report"
     STOP = "stop"

@@ -22,6 +22,7 @@ TABLE = [
     (Reason.STOP, SCOPE_ALL, (True, True, True, True)),
     (Reason.SPAM_REPORT, SCOPE_ALL, (True, True, True, True)),
     (Reason.HARD_BOUNCE, SCOPE_ALL, (True, True, True, True)),
+    (Reason.SOFT_BOUNCES, SCOPE_ALL, (True, True, True, True)),
     (Reason.INVALID_NUMBER, SCOPE_ALL, (True, True, True, True)),
     (Reason.UNSUBSCRIBED, SCOPE_ALL, (True, True, True, False)),
     (Reason.UNSUBSCRIBED, SCOPE_MARKETING, (True, False, False, False)),

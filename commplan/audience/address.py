@@ -13,9 +13,21 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata, PhoneNumberDesc, PhoneNumberFormat
 
+from commplan.ids import AddressKey, Keyring
+from commplan.terms import Channel
+
 _PLAIN_LOCAL = re.compile(r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*")
 _PLAIN_NUMBER = re.compile(r"\+([1-9]\d{7,14})")
 _SEPARATORS = str.maketrans("", "", " -")
+
+
+def find_key(keyring: Keyring, text: str, default_region: str) -> tuple[Channel, AddressKey] | None:
+    """Return the channel and the key of an address or number that somebody wrote, None if it is neither."""
+    if email := read_email(text.strip()):
+        return Channel.EMAIL, keyring.address_key(Channel.EMAIL, email.casefold())
+    if phone := read_phone(text.strip(), default_region):
+        return Channel.SMS, keyring.address_key(Channel.SMS, phone[0])
+    return None
 
 
 def read_email(text: str) -> str | None:

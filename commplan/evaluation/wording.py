@@ -25,6 +25,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.SKIPPED_SEGMENT: "the plan leaves this segment out of the step",
     Reason.NOT_ON_ALLOW_LIST: "not on the allow list",
     Reason.HARD_BOUNCE: "the address had bounced before",
+    Reason.SOFT_BOUNCES: "three of the last five emails to the address had been refused",
     Reason.INVALID_NUMBER: "the number is known to be dead",
     Reason.SPAM_REPORT: "had reported our mail as spam",
     Reason.STOP: "had replied STOP",

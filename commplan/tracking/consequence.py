@@ -5,6 +5,7 @@ Never acts on a fact twice: callers pass only the facts that were new, in the tr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,9 +19,11 @@ from commplan.ledger.run import plan_of
 from commplan.plan import Plan
 from commplan.store import Store
 from commplan.store.given import given
-from commplan.store.tables import messages, recipients, replies
+from commplan.store.tables import audit, messages, recipients, replies
 from commplan.suppression import lift, spoke_from, suppress
 from commplan.terms import Channel, Purpose, Reason, ReceiptKind
+from commplan.tracking.keyword import mentions_stop
+from commplan.tracking.refusal import suppress_refusing
 
 #: What makes an address unusable for everybody: the kind of receipt, and its code where not every code does.
 DEAD_ADDRESS: Mapping[tuple[ReceiptKind, str | None], Reason] = {
@@ -35,6 +38,8 @@ DEAD_ADDRESS: Mapping[tuple[ReceiptKind, str | None], Reason] = {
         Reason.INVALID_NUMBER,
     ),
 }
+#: What the record calls a text that may ask us to stop; its plan's owner is told of it.
+OBJECTION = "keyword inside a text"
 #: A provider gives a post up after this much machine time. Texts tell no time of their own, so a START that arrives
 #: within it of a STOP may have been written before it: the opt-out wins.
 _RETRIES_END = timedelta(seconds=15)
@@ -54,8 +59,10 @@ def opt_out_scope(plan: Plan) -> str:
 
 def follow(store: Store, connection: Connection, new: Sequence[Fact]) -> None:
     """Do what new facts lead to, in the caller's transaction."""
-    about = [fact for fact in new if fact.ref is not None and _touches_suppression(fact)]
+    about = [fact for fact in new if _touches_suppression(fact) or _is_soft(fact) or _objects(fact)]
     addressees = _addressees(connection, {fact.ref for fact in about if fact.ref is not None})
+    if refusing := [addressees[fact.ref].address_key for fact in about if _is_soft(fact) and fact.ref in addressees]:
+        suppress_refusing(connection, refusing)
     for fact in new:
         if fact.receipt.text is not None:
             _follow_inbound(store, connection, fact, addressees.get(fact.ref))
@@ -73,6 +80,15 @@ def _is_preference(fact: Fact) -> bool:
     return kind in (ReceiptKind.OPTED_OUT, ReceiptKind.OPTED_IN) or (
         kind is ReceiptKind.DROPPED and code == "unsubscribed_address"
     )
+
+
+def _is_soft(fact: Fact) -> bool:
+    return fact.receipt.kind is ReceiptKind.BLOCKED
+
+
+def _objects(fact: Fact) -> bool:
+    receipt = fact.receipt
+    return receipt.kind is ReceiptKind.REPLIED and receipt.text is not None and mentions_stop(receipt.text)
 
 
 def _touches_suppression(fact: Fact) -> bool:
@@ -157,6 +173,8 @@ def _follow_inbound(store: Store, connection: Connection, fact: Fact, addressee:
                 at=fact.at,
             )
         )
+        if _objects(fact):
+            _keep_marketing_back(store, connection, fact, addressee)
     elif receipt.address and receipt.kind in (ReceiptKind.OPTED_OUT, ReceiptKind.OPTED_IN):
         key = store.keyring.address_key(Channel.SMS, receipt.address)
         contact, source = None if addressee is None else addressee.contact, f"receipt {receipt.key}"
@@ -184,3 +202,25 @@ def _follow_inbound(store: Store, connection: Connection, fact: Fact, addressee:
                 source=source,
                 at=fact.at - _RETRIES_END * store.clock.factor,
             )
+
+
+def _keep_marketing_back(store: Store, connection: Connection, fact: Fact, addressee: _Addressee | None) -> None:
+    """Send no more marketing to somebody whose text may ask us to stop, until a person has decided what it says."""
+    receipt, ref = fact.receipt, fact.ref
+    key = None if receipt.address is None else store.keyring.address_key(Channel.SMS, receipt.address)
+    if key is None:
+        return
+    suppress(
+        connection,
+        channel=Channel.SMS,
+        address_key=key,
+        contact=None if addressee is None else addressee.contact,
+        scope=SCOPE_MARKETING,
+        reason=Reason.UNSUBSCRIBED,
+        source=f"receipt {receipt.key}",
+        at=fact.at,
+        said="a keyword inside a longer text, until a person decides",
+    )
+    if ref is not None:
+        detail = json.dumps({"step_no": ref.step_no, "seq": ref.seq})
+        connection.execute(insert(audit).values(run_id=ref.run_id, at=fact.at, what=OBJECTION, detail=detail))

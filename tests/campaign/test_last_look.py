@@ -28,7 +28,9 @@ purpose: marketing
 basis: They bought something from us, and were told then.""".strip()
 
 
-def block(here, channel: Channel, address: str, *, reason: Reason, scope: str = "all") -> None:
+def block(
+    here, channel: Channel, address: str, *, reason: Reason, scope: str = "all", until: datetime | None = None
+) -> None:
     with here.store.write() as connection:
         suppress(
             connection,
@@ -39,6 +41,7 @@ def block(here, channel: Channel, address: str, *, reason: Reason, scope: str = 
             reason=reason,
             source="a test",
             at=here.clock.now(),
+            until=until,
         )
 
 
@@ -71,6 +74,28 @@ def test_a_suppression_counts_when_the_run_is_planned_and_again_right_before_the
     }
     assert len(here.truth()) == (1 if blocks else 2)
     here.require_balance(running)
+
+
+@pytest.mark.parametrize("moment", ["planning", "last look"])
+def test_a_pause_keeps_back_what_is_kind_until_it_is_over_and_not_what_is_needed(rehearse, moment):
+    here = rehearse(crowd(1))
+    care = LETTER.replace("purpose: service", "purpose: service\ncare: true")
+
+    def sent(plan: str, name: str) -> list[str]:
+        plan = plan.replace("plan: letter", f"plan: {name}")
+        running = here.ready(plan) if moment == "last look" else None
+        if name == "first":
+            until = here.clock.now() + timedelta(days=30)
+            block(here, Channel.EMAIL, "person1@person.example.com", reason=Reason.PAUSED, until=until)
+        running = running or here.ready(plan)
+        here.send_due(running)
+        here.require_balance(running)
+        return here.states(running)["person1"]
+
+    assert sent(care, "first") == ["excluded: paused" if moment == "planning" else "suppressed: paused"]
+    assert sent(LETTER, "needed") == ["accepted"]
+    here.jump(days=31)
+    assert sent(care, "later") == ["accepted"]
 
 
 def test_an_opt_out_on_one_channel_leaves_the_other_open(rehearse):

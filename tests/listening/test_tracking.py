@@ -14,11 +14,12 @@ from commplan import tracking
 from commplan.clock import Clock
 from commplan.consent import SCOPE_ALL
 from commplan.store import Store, open_store
-from commplan.store.tables import attempts, bundles, inbox, messages, receipts, replies, runs
+from commplan.store.tables import attempts, audit, bundles, inbox, messages, receipts, replies, runs, suppressions
 from commplan.store.types import machine_now
 from commplan.suppression import suppress
 from commplan.terms import Channel, MessageState, Reason
 from commplan.tracking import PostKind
+from commplan.tracking.consequence import OBJECTION
 
 NUDGE = 2
 
@@ -183,6 +184,46 @@ def test_what_says_nothing_about_the_address_suppresses_nobody(world, name, more
     assert world.suppressed() == set()
 
 
+REFUSED = {"type": "blocked", "status": "4.7.1"}
+
+
+def mailings(world, build, plan_text, count: int) -> list:
+    """Send one letter to everybody in each of so many runs, a day apart; return them, oldest first."""
+    found = []
+    for number in range(count):
+        text = plan_text.replace("plan: onboarding", f"plan: letter-{number}")
+        found.append(build(world.store, plan_text=text))
+        found[-1].send(at=world.start + timedelta(days=number))
+    return found
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 4, 0, 3, 1)])
+def test_three_soft_bounces_among_the_last_five_emails_suppress_the_address(world, build, plan_text, order) -> None:
+    letters = mailings(world, build, plan_text, 5)
+    for number in order:
+        letter, attempt = letters[number], letters[number].row(2).attempt_id
+        name, more = ("delivered", {}) if number in (1, 3) else ("bounce", REFUSED)
+        letter.told(letter.event(name, seq=2, attempt=attempt, after=3600 * (number + 1), **more))
+    assert world.suppressed() == {world.email_suppressed(2, "all", "soft_bounces")}
+    assert world.people_suppressed() == set()
+    with world.store.read() as connection:
+        at = connection.execute(select(suppressions.c.at)).scalar_one()
+    assert at == letters[4].row(2).failed_at
+    # A delivery afterwards lifts nothing.
+    after = build(world.store, plan_text=plan_text.replace("plan: onboarding", "plan: another"))
+    after.told(after.event("delivered", seq=2, attempt=after.send()))
+    assert world.suppressed() == {world.email_suppressed(2, "all", "soft_bounces")}
+
+
+@pytest.mark.parametrize("soft", [(3, 4), (0, 1, 5), (0, 4, 5)])
+def test_fewer_soft_bounces_among_the_last_five_suppress_nobody(world, build, plan_text, soft) -> None:
+    letters = mailings(world, build, plan_text, 6)
+    for number in soft:
+        letter = letters[number]
+        letter.told(letter.event("bounce", attempt=letter.row().attempt_id, **REFUSED))
+    assert world.suppressed() == set()
+
+
 def test_an_opt_out_from_marketing_is_from_all_marketing(store, build, plan_text) -> None:
     world = build(store, plan_text=plan_text.replace("purpose: service", "purpose: marketing"))
     attempt = world.send()
@@ -315,14 +356,28 @@ def test_a_whole_message_keyword_opts_the_number_out(world, word) -> None:
     assert count(world.store, replies) == 0
 
 
-@pytest.mark.parametrize(
-    "sentence", ["I am at the bus stop", "please don't stop", "我不想退订", "T恤有货吗", "yes", ""]
-)
-def test_a_keyword_inside_a_longer_message_opts_nobody_out(world, sentence) -> None:
+@pytest.mark.parametrize("sentence", ["T恤有货吗", "I don't know", "unstoppable!", "yes", ""])
+def test_a_reply_without_a_keyword_stops_nothing(world, sentence) -> None:
     world.send([1], step_no=NUDGE)
     world.text(sentence)
-    assert world.suppressed() == set()
+    assert world.suppressed() == world.people_suppressed() == set()
     assert world.row(step_no=NUDGE).replied_at is not None
+
+
+@pytest.mark.parametrize(
+    "sentence", ["please STOP sending me these", "I am at the bus stop", "我不想退订", "ｓｔｏｐ it", "Opt-out, please"]
+)
+def test_a_keyword_inside_a_longer_message_stops_marketing_until_a_person_decides(world, sentence) -> None:
+    world.send([1], step_no=NUDGE)
+    world.text(sentence)
+    assert world.suppressed() == {world.sms_suppressed(1, "marketing", "unsubscribed")}
+    assert world.people_suppressed() == {("all", 1, "marketing", "unsubscribed")}
+    row = world.row(step_no=NUDGE)
+    assert (row.replied_at is not None, row.opted_out_at) == (True, None)
+    assert count(world.store, replies) == 1
+    with world.store.read() as connection:
+        asked = connection.execute(select(audit.c.run_id, audit.c.detail).where(audit.c.what == OBJECTION)).all()
+    assert [tuple(row) for row in asked] == [(world.run_id, '{"step_no": 2, "seq": 1}')]
 
 
 def test_twilios_own_judgement_of_a_text_is_honoured(world) -> None:

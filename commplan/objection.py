@@ -1,0 +1,73 @@
+"""Objections: texts that may ask us to stop. Who wrote one gets no more marketing until the plan's owner decides.
+
+Never says who wrote, or what.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+
+from sqlalchemy import insert, select
+
+from commplan import notice
+from commplan.errors import InputError
+from commplan.ids import RunId
+from commplan.ledger.run import Run, load_run, plan_of
+from commplan.store import Store
+from commplan.store.tables import audit
+from commplan.tracking.consequence import OBJECTION
+
+_LOG = logging.getLogger("commplan.objection")
+
+_TOLD = "owner told of keywords inside texts"
+
+
+def tell_owners(store: Store, environ: Mapping[str, str]) -> int:
+    """Tell each plan's owner of the objections they have not been told of; return how many runs had any.
+
+    What is told is put on record afterwards, so that an owner may be told twice and never not at all. No transaction
+    is open meanwhile.
+    """
+    pending, last = _pending(store)
+    for run_id, count in pending.items():
+        _tell(store, load_run(store, run_id), count, environ)
+        with store.write() as connection:
+            detail = json.dumps({"up_to": last, "objections": count})
+            connection.execute(insert(audit).values(run_id=run_id, at=store.clock.now(), what=_TOLD, detail=detail))
+    return len(pending)
+
+
+def _tell(store: Store, run: Run, count: int, environ: Mapping[str, str]) -> None:
+    try:
+        with store.read() as connection:
+            plan = plan_of(connection, run.run_id)
+    except InputError:
+        # A plan of an earlier version, which this one does not read; the others still have their turn.
+        _LOG.warning("a run's owner cannot be told: its plan is not readable", extra={"run": run.run_key})
+        return
+    who = "1 person wrote" if count == 1 else f"{count:,} people wrote"
+    notice.tell_owner(
+        plan,
+        environ,
+        title=f"{'SANDBOX: ' if store.is_sandbox else ''}{run.run_key}: a reply may ask us to stop",
+        body=f"{who} a word such as STOP inside a longer text. They get no more marketing until you decide: read the "
+        f"replies in the report of {run.run_key}, then use commplan suppress or commplan unsuppress",
+    )
+
+
+def _pending(store: Store) -> tuple[Counter[RunId], int]:
+    """Return how many objections of each run nobody was told of, and the audit id of the newest of all."""
+    told: dict[RunId, int] = {}
+    found: list[tuple[RunId, int]] = []
+    with store.read() as connection:
+        for row in connection.execute(select(audit).where(audit.c.what.in_((OBJECTION, _TOLD)))):
+            run_id = RunId(row.run_id)
+            if row.what == OBJECTION:
+                found.append((run_id, row.audit_id))
+            else:
+                told[run_id] = max(told.get(run_id, 0), json.loads(row.detail)["up_to"])
+    new = Counter(run_id for run_id, audit_id in found if audit_id > told.get(run_id, 0))
+    return new, max((audit_id for _, audit_id in found), default=0)
