@@ -76,8 +76,7 @@ def suppress(
     reason cannot have, a pause without an end, or an end of anything else.
     """
     _check(reason, scope)
-    if (reason is Reason.PAUSED) is (until is None):
-        raise ValueError("a pause has an end, and nothing else on the suppression list has one")
+    _check_end(reason, until)
     entry = _Entry(connection=connection, channel=channel, address_key=address_key, scope=scope, reason=reason)
     word = _Word(source=source, at=at, until=until, said=said)
     changed = entry.put_on(None, word)
@@ -111,6 +110,68 @@ def lift(
         for contact in contacts:
             lifted |= entry.take_off(contact, word)
     return lifted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of the suppression list, as it is written down: about an address (contact None), or about a person.
+
+    `channel` is `EVERY_CHANNEL` for what holds for a person on every one.
+    """
+
+    channel: str
+    address_key: AddressKey
+    contact: Contact | None
+    scope: str
+    reason: Reason
+    source: str
+    at: datetime
+    until: datetime | None = None
+    lifted_at: datetime | None = None
+
+
+def restore(connection: Connection, line: Entry) -> bool:
+    """Take one line of another list into this one, in the caller's transaction; True if that changed anything.
+
+    What this list knows to have happened later stays. ValueError as with `suppress`.
+    """
+    _check(line.reason, line.scope)
+    _check_end(line.reason, line.until)
+    here = _Entry(
+        connection=connection,
+        channel=line.channel,
+        address_key=line.address_key,
+        scope=line.scope,
+        reason=line.reason,
+    )
+    changed = here.put_on(line.contact, _Word(source=line.source, at=line.at, until=line.until))
+    if line.lifted_at is not None:
+        changed |= here.take_off(line.contact, _Word(source=line.source, at=line.lifted_at))
+    return changed
+
+
+def entries(
+    connection: Connection, *, address_key: AddressKey | None = None, contacts: Iterable[Contact] = ()
+) -> list[Entry]:
+    """Return lines of the list, lifted ones included, oldest first: all, or those about an address and some people."""
+    about = [and_(suppressions.c.people == who.people, suppressions.c.contact_id == who.contact_id) for who in contacts]
+    if address_key is not None:
+        about.append(and_(suppressions.c.people.is_(None), suppressions.c.address_key == address_key))
+    query = select(suppressions).order_by(suppressions.c.suppression_id)
+    return [
+        Entry(
+            channel=row.channel,
+            address_key=AddressKey(row.address_key),
+            contact=None if row.people is None else Contact(people=row.people, contact_id=row.contact_id),
+            scope=row.scope,
+            reason=Reason(row.reason),
+            source=row.source,
+            at=row.at,
+            until=row.until,
+            lifted_at=row.lifted_at,
+        )
+        for row in connection.execute(query.where(or_(*about)) if about else query)
+    ]
 
 
 def spoke_from(
@@ -188,6 +249,11 @@ def _check(reason: Reason, scope: str) -> None:
         raise ValueError(f"{reason} is about the address itself; its scope is {SCOPE_ALL!r}")
 
 
+def _check_end(reason: Reason, until: datetime | None) -> None:
+    if (reason is Reason.PAUSED) is (until is None):
+        raise ValueError("a pause has an end, and nothing else on the suppression list has one")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Word:
     """Who said something about an entry, when, and in what words."""
@@ -203,7 +269,7 @@ class _Entry:
     """What is listed, or lifted, at an address; about the address (contact None) or about a person who spoke there."""
 
     connection: Connection
-    channel: Channel
+    channel: str
     address_key: AddressKey
     scope: str
     reason: Reason

@@ -17,7 +17,7 @@ import commplan.store
 from commplan.errors import FenceError, StoreError
 from commplan.settings import EmailSettings, Settings, SmsSettings
 from commplan.store import Store, migrations, open_store
-from commplan.store.tables import audit, batches, bundles, metadata, recipients, runs, store_info
+from commplan.store.tables import audit, batches, bundles, metadata, recipients, runs, store_info, suppressions
 from commplan.store.types import machine_now, to_micros
 from commplan.terms import RunState
 
@@ -166,3 +166,46 @@ def test_a_store_with_runs_in_it_is_brought_to_this_version(settings: Settings, 
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
     opened.dispose()
+
+
+def test_an_opt_out_of_an_earlier_version_holds_on_every_channel_and_a_stop_on_its_own(
+    settings: Settings, empty_url: str
+) -> None:
+    _migrate(empty_url, "0006")
+    engine = create_engine(make_url(empty_url))
+    rows = [
+        ("email", "1", "news", "unsubscribed"),
+        ("email", "2", "news", "unsubscribed"),
+        ("sms", "2", "news", "unsubscribed"),
+        ("sms", "3", "news", "unsubscribed"),
+        ("sms", "3", "all", "stop"),
+        ("email", None, "news", "unsubscribed"),
+    ]
+    with engine.begin() as connection:
+        for channel, contact_id, scope, reason in rows:
+            connection.execute(
+                text(
+                    "INSERT INTO suppressions (channel, address_key, people, contact_id, scope, reason, source, at)"
+                    " VALUES (:channel, 'k', :people, :contact_id, :scope, :reason, 'page', 0)"
+                ),
+                {
+                    "channel": channel,
+                    "people": None if contact_id is None else "customers",
+                    "contact_id": contact_id,
+                    "scope": scope,
+                    "reason": reason,
+                },
+            )
+    engine.dispose()
+    opened = open_store(settings.model_copy(update={"store_url": SecretStr(empty_url)}))
+    with opened.read() as connection:
+        found = connection.execute(select(suppressions).order_by(suppressions.c.suppression_id)).all()
+    opened.dispose()
+    assert [(row.channel, row.contact_id, row.reason) for row in found] == [
+        ("all", "1", "unsubscribed"),
+        ("all", "2", "unsubscribed"),
+        ("sms", "2", "unsubscribed"),
+        ("all", "3", "unsubscribed"),
+        ("sms", "3", "stop"),
+        ("email", None, "unsubscribed"),
+    ]

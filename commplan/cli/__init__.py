@@ -9,10 +9,10 @@ from __future__ import annotations
 import typer
 
 # In the order in which help shows the commands.
-from commplan.cli import planning, running, reading, deciding, doctoring, serving  # isort: skip
+from commplan.cli import planning, running, reading, deciding, opting, doctoring, serving  # isort: skip
 from commplan.cli.app import app
 
-__all__ = ["app", "deciding", "doctoring", "main", "planning", "reading", "running", "serving"]
+__all__ = ["app", "deciding", "doctoring", "main", "opting", "planning", "reading", "running", "serving"]
 
 
 def main() -> None:
