@@ -77,11 +77,11 @@ def suppress(
     """
     _check(reason, scope)
     _check_end(reason, until)
-    entry = _Entry(connection=connection, channel=channel, address_key=address_key, scope=scope, reason=reason)
+    place = _Place(connection=connection, channel=channel, address_key=address_key, scope=scope, reason=reason)
     word = _Word(source=source, at=at, until=until, said=said)
-    changed = entry.put_on(None, word)
+    changed = place.put_on(None, word)
     if contact is not None and reason in WISHES:
-        changed |= entry.put_on(contact, word)
+        changed |= place.put_on(contact, word)
     return changed
 
 
@@ -103,12 +103,12 @@ def lift(
     kept, so that an older opt-out told afterwards changes nothing.
     """
     _check(reason, scope)
-    entry = _Entry(connection=connection, channel=channel, address_key=address_key, scope=scope, reason=reason)
+    place = _Place(connection=connection, channel=channel, address_key=address_key, scope=scope, reason=reason)
     word = _Word(source=source, at=at, said=said)
-    lifted = entry.take_off(None, word)
+    lifted = place.take_off(None, word)
     if reason in WISHES:
         for contact in contacts:
-            lifted |= entry.take_off(contact, word)
+            lifted |= place.take_off(contact, word)
     return lifted
 
 
@@ -137,17 +137,26 @@ def restore(connection: Connection, line: Entry) -> bool:
     """
     _check(line.reason, line.scope)
     _check_end(line.reason, line.until)
-    here = _Entry(
+    here = _place_of(connection, line)
+    changed = here.put_on(line.contact, _Word(source=line.source, at=line.at, until=line.until))
+    if line.lifted_at is not None:
+        changed |= here.take_off(line.contact, _Word(source=line.source, at=line.lifted_at))
+    return changed
+
+
+def strike(connection: Connection, line: Entry, *, source: str, at: datetime, said: str | None = None) -> bool:
+    """Lift one line and no other, in the caller's transaction; False if it was said again, or lifted, meanwhile."""
+    return _place_of(connection, line).take_off(line.contact, _Word(source=source, at=at, said=said))
+
+
+def _place_of(connection: Connection, line: Entry) -> _Place:
+    return _Place(
         connection=connection,
         channel=line.channel,
         address_key=line.address_key,
         scope=line.scope,
         reason=line.reason,
     )
-    changed = here.put_on(line.contact, _Word(source=line.source, at=line.at, until=line.until))
-    if line.lifted_at is not None:
-        changed |= here.take_off(line.contact, _Word(source=line.source, at=line.lifted_at))
-    return changed
 
 
 def entries(
@@ -265,7 +274,7 @@ class _Word:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
+class _Place:
     """What is listed, or lifted, at an address; about the address (contact None) or about a person who spoke there."""
 
     connection: Connection

@@ -260,6 +260,9 @@ def test_a_store_that_cannot_be_used_is_said_plainly(command, url, said):
         ["status"],
         ["stop", "--all"],
         ["explain", "--contact", "customers:1"],
+        ["suppress", "a@person.example.com"],
+        ["unsuppress", "a@person.example.com"],
+        ["suppressions", "export", "list.csv"],
         *([name, "a@b"] for name in ("prove", "report", "cancel", "pause", "resume")),
     ],
 )
@@ -281,6 +284,27 @@ def test_asking_where_there_is_no_store_says_so_and_makes_none(command, tmp_path
 def test_an_unknown_run_is_named(command, words):
     require(command("db", "upgrade"), 0)
     require(command(*words), 2, "there is no run 'a@b'")
+
+
+def test_people_are_opted_out_and_in_and_the_list_goes_into_a_file_and_back_without_an_address_being_shown(
+    command, tmp_path
+):
+    address = "ann@person.example.com"
+    require(command("db", "upgrade"), 0)
+    require(command("suppress", address, "--note", "asked by phone"), 0, "the address is suppressed (never_contact")
+    require(command("suppress", "+12025550123", "--reason", "stop"), 0, "the address is suppressed (stop")
+    require(command("suppress", address), 0, "was already suppressed")
+    require(command("suppress", address, "--reason", "paused", "--until", "soon"), 2, "no time with a zone")
+    require(command("suppressions", "export", "list.csv"), 0, "lines written: 2")
+    require(command("unsuppress", address), 0, "lifted: email, the address: never_contact")
+    require(command("unsuppress", "+1 202-555-0123"), 0, "stays: sms, the address: stop; only a START")
+    require(command("unsuppress", address), 0, "nothing is in force about this address")
+    (tmp_path / "theirs.csv").write_text(f"address\n{address}\nnobody\n", encoding="utf-8")
+    require(command("suppressions", "import", "theirs.csv"), 2, "theirs.csv:3: it is neither an email address nor")
+    require(command("unsuppress", address), 0, "nothing is in force")
+    (tmp_path / "theirs.csv").write_text(f"address\n{address}\n", encoding="utf-8")
+    require(command("suppressions", "import", "theirs.csv"), 0, "lines read: 1, new: 1")
+    require(command("unsuppress", address), 0, "lifted: email, the address: never_contact")
 
 
 def test_a_wrong_setting_is_named_and_its_value_is_not_shown(command):

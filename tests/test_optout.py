@@ -7,14 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from commplan import optout
 from commplan.consent import BLOCKS, SCOPE_ALL, SCOPE_MARKETING, Contact
 from commplan.errors import InputError
 from commplan.settings import Settings
 from commplan.store import Store, open_store
-from commplan.store.tables import audit, suppressions
+from commplan.store.tables import audit, recipients, suppressions
 from commplan.suppression import Entry, active, entries, restore
 from commplan.terms import Channel, Reason
 from tests.conftest import NOON, PERSONAL
@@ -149,6 +149,18 @@ def test_lifting_by_hand_leaves_what_another_person_with_another_address_has(wor
     assert world.people_suppressed() == {("email", 2, "all", "never_contact")}
 
 
+def test_lifting_at_a_new_address_leaves_the_old_one_as_it_was(world: World, settings: Settings) -> None:
+    optout.suppress_address(world.store, settings, ANN, by="kim")
+    new = "moved@person.example.com"
+    key = world.store.keyring.address_key("email", new)
+    with world.store.write() as connection:
+        connection.execute(update(recipients).where(recipients.c.seq == 1).values(email=new, email_key=key))
+    done = optout.unsuppress_address(world.store, settings, new, by="kim")
+    assert [(line.contact is None, line.reason) for line in done.lifted] == [(False, Reason.NEVER_CONTACT)]
+    assert world.suppressed() == {world.email_suppressed(1, "all", "never_contact")}
+    assert world.people_suppressed() == set()
+
+
 def written(store: Store) -> list[tuple[object, ...]]:
     with store.read() as connection:
         return sorted(
@@ -232,6 +244,15 @@ def test_a_list_of_addresses_is_taken_whole_or_not_at_all(world: World, settings
         world.email_suppressed(1, "all", "never_contact"),
         world.sms_suppressed(2, "all", "stop"),
     }
+
+
+def test_a_person_s_own_line_is_about_the_person_only(world: World, settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text(
+        f"address,channel,people,contact_id,reason,scope\n{ANN},all,customers,c1,unsubscribed,news\n", encoding="utf-8"
+    )
+    assert optout.import_list(world.store, settings, file, by="kim") == (1, 1)
+    assert (world.suppressed(), world.people_suppressed()) == (set(), {("all", 1, "news", "unsubscribed")})
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def suppress(
     from commplan.store import open_store
 
     settings = load_settings()
-    store = open_store(settings)
+    store = open_store(settings, create=False)
     end = None if until is None else optout.read_moment(until, "--until")
     new = optout.suppress_address(store, settings, address, reason=reason, scope=scope, until=end, by=by, note=note)
     typer.echo(f"the address {'is' if new else 'was already'} suppressed ({reason}, scope {scope})")
@@ -69,8 +69,8 @@ def import_list(
     from commplan.store import open_store
 
     settings = load_settings()
-    lines, changed = optout.import_list(open_store(settings), settings, file, by=by)
-    typer.echo(f"{lines:,} lines read, {changed:,} of them new")
+    lines, changed = optout.import_list(open_store(settings, create=False), settings, file, by=by)
+    typer.echo(f"lines read: {lines:,}, new: {changed:,}")
 
 
 @listed.command("export")
@@ -79,4 +79,4 @@ def export_list(file: Annotated[Path, typer.Argument(help="CSV file to write; it
     from commplan import optout
     from commplan.cli.app import open_existing
 
-    typer.echo(f"{optout.export_list(open_existing(), file):,} lines written")
+    typer.echo(f"lines written: {optout.export_list(open_existing(), file):,}")
