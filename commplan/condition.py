@@ -1,5 +1,8 @@
 """The language of ``when``: claims about an earlier step, joined by ``and``, ``or``, ``not`` and parentheses.
 
+``responded(step)`` means a click or better; ``responded(step, open)`` and ``responded(step, answer)`` ask for less and
+for more.
+
 Only the language, never what a claim means in the ledger. Every claim is three-valued: of a message that was not
 delivered it is unknown whether it was read.
 """
@@ -15,6 +18,11 @@ from commplan.errors import quoted
 
 #: Claims about the same person's message in an earlier step.
 STEP_CLAIMS = ("responded", "opened", "clicked", "replied", "answered", "delivered", "undelivered")
+#: What `responded` may ask for, least first: each counts what stands after it, too. An answer is a reply, a survey
+#: answer or a conversion; only what people did counts, never what machines did.
+GRADES = ("open", "click", "answer")
+#: What `responded` asks for when it says nothing.
+DEFAULT_GRADE = "click"
 #: Claims about a conversion of the same person.
 CONVERSION_CLAIMS = ("converted",)
 #: Deepest nesting, so that no plan can exhaust the stack here or in a database.
@@ -28,13 +36,17 @@ _EXAMPLE = "write it like `not responded(welcome)`"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """``verb(subject)``; the subject names a step, or for ``converted`` a conversion."""
+    """``verb(subject)``; the subject names a step, or for ``converted`` a conversion.
+
+    `grade` is what ``responded(step, grade)`` asks for, None where none is written.
+    """
 
     verb: str
     subject: str
+    grade: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.verb}({self.subject})"
+        return f"{self.verb}({self.subject})" if self.grade is None else f"{self.verb}({self.subject}, {self.grade})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +175,20 @@ class _Parser:
         subject = self._take("a name")
         if not subject[0].isalpha() or len(subject) > 60:
             raise ValueError(f"{quoted(subject)} is not a name; {_EXAMPLE}")
+        grade = self._grade(verb) if self._next() == "," else None
         self._sign(")")
         self._claims += 1
         if self._claims > MAX_CLAIMS:
             raise ValueError(f"it makes more than {MAX_CLAIMS} claims; make it simpler")
-        return Claim(verb, subject)
+        return Claim(verb, subject, grade)
+
+    def _grade(self, verb: str) -> str:
+        if verb != "responded":
+            raise ValueError(f"{verb} takes one name; only responded takes a grade, like `responded(welcome, open)`")
+        self._at += 1
+        grade = self._take("a grade")
+        if grade not in GRADES:
+            near = get_close_matches(grade[:60].lower(), GRADES, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(GRADES)}"
+            raise ValueError(f"{quoted(grade)} is no grade of a response; {remedy}")
+        return grade

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from commplan.condition import (
     CONVERSION_CLAIMS,
+    GRADES,
     MAX_CLAIMS,
     MAX_DEPTH,
     STEP_CLAIMS,
@@ -21,7 +22,9 @@ from commplan.condition import (
 )
 
 names = st.from_regex(r"[a-z][a-z0-9-]{0,10}", fullmatch=True)
-single_claims = st.builds(Claim, st.sampled_from([*STEP_CLAIMS, *CONVERSION_CLAIMS]), names)
+single_claims = st.builds(Claim, st.sampled_from([*STEP_CLAIMS, *CONVERSION_CLAIMS]), names) | st.builds(
+    Claim, st.just("responded"), names, st.sampled_from(GRADES)
+)
 
 
 def _joined(parts: st.SearchStrategy[Condition]) -> st.SearchStrategy[Condition]:
@@ -63,6 +66,11 @@ def test_not_binds_closer_than_and_and_closer_than_or() -> None:
     assert parse("not (opened(a) and (clicked(b) or converted(c)))") == Not(And((a, Or((b, c)))))
 
 
+def test_a_response_may_ask_for_a_grade() -> None:
+    assert parse("not responded(welcome, open)") == Not(Claim("responded", "welcome", "open"))
+    assert parse("responded(welcome)") == Claim("responded", "welcome", None)
+
+
 def test_claims_come_left_to_right() -> None:
     condition = parse("opened(a) or not (clicked(b) and converted(c))")
     assert [str(claim) for claim in claims(condition)] == ["opened(a)", "clicked(b)", "converted(c)"]
@@ -83,6 +91,11 @@ def test_words_of_the_language_may_name_a_step() -> None:
         ("opened(a", "it ends where ) should follow; write it like `not responded(welcome)`"),
         ("opened()", '")" is not a name; write it like `not responded(welcome)`'),
         ("opened(a b)", ') is missing before "b"; write it like `not responded(welcome)`'),
+        ("responded(a,", "it ends where a grade should follow; write it like `not responded(welcome)`"),
+        ("responded(a, opens)", '"opens" is no grade of a response; did you mean open?'),
+        ("responded(a, )", '")" is no grade of a response; known are open, click, answer'),
+        ("clicked(a, open)", "clicked takes one name; only responded takes a grade, like `responded(welcome, open)`"),
+        ("responded(a, open, click)", ') is missing before ","; write it like `not responded(welcome)`'),
         ("opened(a) clicked(a)", '"clicked" is not expected here; join claims with and, or, not'),
         ("opened(a) or", "it ends where a claim should follow; write it like `not responded(welcome)`"),
         ("oppened(a)", '"oppened" is not a claim; did you mean opened?'),

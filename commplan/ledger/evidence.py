@@ -21,12 +21,14 @@ from sqlalchemy import (
     true,
 )
 
-from commplan.condition import And, Claim, Condition, Not, Or
+from commplan.condition import DEFAULT_GRADE, GRADES, And, Claim, Condition, Not, Or
 from commplan.plan import Plan
 from commplan.store.tables import conversions, messages
 from commplan.terms import MessageState
 
 _FACTS = {"opened": "opened_at", "clicked": "clicked_at", "replied": "replied_at", "answered": "answered_at"}
+#: What counts as a response of each grade, besides what counts as one of a higher grade; all of it done by people.
+_GRADES = {"open": ("opened_at",), "click": ("clicked_at",), "answer": ("replied_at", "answered_at")}
 
 
 def holds(condition: Condition, plan: Plan, message: FromClause) -> ColumnElement[bool]:
@@ -41,8 +43,8 @@ def holds(condition: Condition, plan: Plan, message: FromClause) -> ColumnElemen
             return or_(*(holds(part, plan, message) for part in parts))
         case Claim("converted", name):
             return _converted(message, name)
-        case Claim(verb, step):
-            return _about_step(verb, plan.step_number(step), message)
+        case Claim(verb, step, grade):
+            return _about_step(verb, plan.step_number(step), message, grade or DEFAULT_GRADE)
 
 
 def _converted(
@@ -56,7 +58,7 @@ def _converted(
     return exists(query.correlate_except(conversions))
 
 
-def _about_step(verb: str, step_no: int, message: FromClause) -> ColumnElement[bool]:
+def _about_step(verb: str, step_no: int, message: FromClause, grade: str) -> ColumnElement[bool]:
     earlier = messages.alias(f"earlier_{step_no}_{verb}")
     reached = earlier.c.state == MessageState.DELIVERED
     if verb == "undelivered":
@@ -64,12 +66,8 @@ def _about_step(verb: str, step_no: int, message: FromClause) -> ColumnElement[b
     elif verb == "delivered":
         answer = case((reached, true()), else_=null())
     elif verb == "responded":
-        facts = or_(
-            earlier.c.clicked_at.is_not(None),
-            earlier.c.replied_at.is_not(None),
-            earlier.c.answered_at.is_not(None),
-            _converted(earlier, None, earlier.c.accepted_at),
-        )
+        told = [name for one in GRADES[GRADES.index(grade) :] for name in _GRADES[one]]
+        facts = or_(*(earlier.c[name].is_not(None) for name in told), _converted(earlier, None, earlier.c.accepted_at))
         answer = case((reached, facts), else_=null())
     else:
         answer = case((reached, earlier.c[_FACTS[verb]].is_not(None)), else_=null())

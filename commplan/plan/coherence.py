@@ -220,10 +220,11 @@ def _claims(plan: Tree, step: Tree, path: KeyPath, earlier: Sequence[Tree]) -> I
 
 def _impossible(claim: conditions.Claim, path: KeyPath, subject: Tree) -> Iterator[Problem]:
     channels = step_channels(subject)
-    if claim.verb in _EMAIL_ONLY and channels == {Channel.SMS}:
+    unknown = "opens" if claim.grade == "open" else _EMAIL_ONLY.get(claim.verb)
+    if unknown is not None and channels == {Channel.SMS}:
         yield Problem(
             path=(*path, "when"),
-            rule=f"{claim}: {_EMAIL_ONLY[claim.verb]} of an SMS cannot be known",
+            rule=f"{claim}: {unknown} of an SMS cannot be known",
             remedy="ask for delivered, replied or responded",
         )
     if claim.verb == "replied" and channels == {Channel.EMAIL}:

@@ -132,7 +132,7 @@ MetricName = Annotated[
         }
     ),
 ]
-When = Annotated[str, _text_only(parse_when), _schema(None, "not responded(welcome)")]
+When = Annotated[str, _text_only(parse_when), _schema(None, "not responded(welcome)", "not responded(welcome, open)")]
 Enrolment = Annotated[
     Literal["once", "every_run"] | timedelta,
     _text_only(parse_enroll),

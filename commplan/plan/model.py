@@ -168,7 +168,9 @@ class Step(Part):
     after: Name | None = Field(None, description="The earlier step it follows; default: the one before")
     wait: Duration = Field(timedelta(0), description="Per person, from the acceptance of their message in `after`")
     when: When | None = Field(
-        None, description="Condition on earlier steps and on conversions: claims joined by and, or, not"
+        None,
+        description="Condition on earlier steps and on conversions: claims joined by and, or, not; `responded(step)` "
+        "is a click or better, `responded(step, open)` counts opens, too",
     )
     window: Hours | None = Field(
         None, description="The recipient's local hours; SMS without one gets 09:00-20:00, email any hour"

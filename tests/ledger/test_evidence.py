@@ -76,6 +76,33 @@ def test_clicking_replying_and_answering_are_responses_and_opening_is_none(books
     assert judge(here, "responded(first)")[-1] is False
 
 
+@pytest.mark.parametrize(
+    ("done", "grades"),
+    [
+        ({}, set()),
+        ({"opened_at": NOON}, {"open"}),
+        ({"clicked_at": NOON}, {"open", "click"}),
+        ({"replied_at": NOON}, {"open", "click", "answer"}),
+        ({"answered_at": NOON}, {"open", "click", "answer"}),
+        ({"machine_opened_at": NOON, "machine_clicked_at": NOON}, set()),
+    ],
+)
+def test_a_response_counts_for_its_own_grade_and_for_those_below_and_a_machines_for_none(books, done, grades):
+    here = books()
+    here.person(DELIVERED | done, WAITING)
+    here.person({"state": "accepted", "accepted_at": NOON} | done, WAITING)
+    for grade in ("open", "click", "answer"):
+        assert judge(here, f"responded(first, {grade})") == [grade in grades, None]
+        assert judge(here, f"not responded(first, {grade})") == [grade not in grades, None]
+    assert judge(here, "responded(first)") == judge(here, "responded(first, click)")
+
+
+def test_a_conversion_is_a_response_of_every_grade(books):
+    here = books()
+    here.person(DELIVERED, WAITING, converted={"bought": HOUR})
+    assert judge(here, "responded(first, answer)") == judge(here, "responded(first, open)") == [True]
+
+
 def test_a_conversion_after_the_message_was_accepted_is_a_response_and_an_earlier_one_is_not(books):
     here = books()
     here.person(DELIVERED, WAITING, converted={"bought": HOUR})
