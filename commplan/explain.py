@@ -334,6 +334,7 @@ class _Teller:
 
         for row in self._connection.execute(select(receipts).where(mine(receipts)).order_by(receipts.c.at)):
             what = f"{row.provider} says {row.kind}" + (f", code {row.code}" if row.code else "")
+            what += f", by a machine ({row.machine_why})" if row.machine_why else ""
             yield Decision(at=row.at, what=what, rule=f"receipt, received {row.received_at:%Y-%m-%d %H:%M} UTC")
         for row in self._connection.execute(select(replies).where(mine(replies)).order_by(replies.c.at)):
             yield Decision(at=row.at, what=f"replied: {row.text}", rule="reply")

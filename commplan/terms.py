@@ -104,7 +104,7 @@ class ReceiptKind(StrEnum):
     DROPPED = "dropped"  #: the provider did not try
     UNDELIVERED = "undelivered"  #: SMS failed or undelivered
     OPENED = "opened"
-    MACHINE_OPENED = "machine_opened"
+    MACHINE_OPENED = "machine_opened"  #: an open that the provider says is a machine's
     CLICKED = "clicked"
     REPLIED = "replied"
     COMPLAINED = "complained"  #: spam report
@@ -112,6 +112,26 @@ class ReceiptKind(StrEnum):
     OPTED_IN = "opted_in"
     ANSWERED = "answered"  #: a survey answer
     IGNORED = "ignored"  #: understood or not, it changes nothing; kept and counted
+
+
+class AgentClass(StrEnum):
+    """What kind of program opened a message or followed a link, by the name it gave itself."""
+
+    BROWSER = "browser"  #: a browser or a mail program, as far as its name tells
+    IMAGE_PROXY = "image_proxy"  #: fetches the pictures for somebody who opens the message; follows no link
+    PREFETCHER = "prefetcher"  #: fetches the pictures whether or not anybody opens the message
+    PREVIEWER = "previewer"  #: draws a preview of a link that was passed on
+    SCANNER = "scanner"  #: looks for what is dangerous
+    TOOL = "tool"  #: a programming library, or a browser without a screen
+
+
+class MachineWhy(StrEnum):
+    """Why an open or a click is taken for a machine's."""
+
+    FLAGGED = "flagged"  #: the provider says so
+    AGENT = "agent"  #: the program's name
+    ALL_LINKS = "all_links"  #: links of one message were clicked at the same moment
+    TOO_SOON = "too_soon"  #: sooner after delivery than anybody reads
 
 
 class Reason(StrEnum):
@@ -171,8 +191,8 @@ class Metric(StrEnum):
     DELIVERED_RATE = "delivered_rate"  #: delivered / accepted
     BOUNCE_RATE = "bounce_rate"  #: failed after acceptance / accepted
     OPEN_RATE = "open_rate"  #: opened by a person / delivered
-    CLICK_RATE = "click_rate"  #: clicked / delivered
-    RESPONSE_RATE = "response_rate"  #: clicked, replied or answered / delivered
+    CLICK_RATE = "click_rate"  #: clicked by a person / delivered
+    RESPONSE_RATE = "response_rate"  #: clicked by a person, replied or answered / delivered
     REPLY_RATE = "reply_rate"  #: replied / delivered
     OPT_OUT_RATE = "opt_out_rate"  #: opted out after this message / delivered
     COMPLAINT_RATE = "complaint_rate"  #: spam reports / delivered

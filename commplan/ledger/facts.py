@@ -14,7 +14,8 @@ from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Integer, S
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
-from commplan.ids import AttemptId, MessageRef, RunId
+from commplan.ids import AddressKey, AttemptId, MessageRef, RunId
+from commplan.ledger import reaction, stray
 from commplan.ledger.close import keep, recover
 from commplan.receipts.base import Receipt
 from commplan.store.given import given
@@ -22,16 +23,6 @@ from commplan.store.tables import attempts, messages, receipts
 from commplan.store.types import UtcDateTime, machine_now, to_micros
 from commplan.terms import AttemptOutcome, MessageState, OnUnknown, Reason, ReceiptKind
 
-#: What a person does with a message counts whichever attempt brought it to them.
-_RESPONSES: Mapping[ReceiptKind, str] = {
-    ReceiptKind.OPENED: "opened_at",
-    ReceiptKind.MACHINE_OPENED: "machine_opened_at",
-    ReceiptKind.CLICKED: "clicked_at",
-    ReceiptKind.REPLIED: "replied_at",
-    ReceiptKind.ANSWERED: "answered_at",
-    ReceiptKind.OPTED_OUT: "opted_out_at",
-    ReceiptKind.COMPLAINED: "complained_at",
-}
 #: Why a message failed after it was accepted; of several reasons the first listed here stays.
 _FAILURES: Mapping[ReceiptKind, Reason] = {
     ReceiptKind.BOUNCED: Reason.BOUNCED,
@@ -47,6 +38,8 @@ _DELIVERY: Mapping[ReceiptKind, str] = {
     **dict.fromkeys(_FAILURES, "failed_at"),
 }
 _DELIVERY_MOMENTS = ("sent_at", "delivered_at", "failed_at")
+#: Kinds of which the doings of people and machines follow: a delivery tells how soon after it somebody clicked.
+_REACTIONS = reaction.REACTIONS | {ReceiptKind.DELIVERED}
 _ON_WIRE = (MessageState.SENDING, MessageState.UNKNOWN)
 _TAKEN = (MessageState.ACCEPTED, MessageState.DELIVERED, MessageState.FAILED)
 _REF = {"run_id": BigInteger(), "step_no": Integer(), "seq": Integer()}
@@ -56,13 +49,15 @@ _REF = {"run_id": BigInteger(), "step_no": Integer(), "seq": Integer()}
 class Fact:
     """A receipt in its place: the message it is about (None: none of ours) and the plan time it holds from.
 
-    `at` is the provider's time, or the time it reached us where the provider tells none.
+    `at` is the provider's time, or the time it reached us where the provider tells none. A bounce of which nothing but
+    the address is known has an `address_key` in place of a message: see `commplan.ledger.stray`.
     """
 
     receipt: Receipt
     ref: MessageRef | None
     at: datetime
     received_at: datetime
+    address_key: AddressKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +76,15 @@ def apply(connection: Connection, facts: Iterable[Fact], *, now: datetime) -> Fo
     accepted as of the moment the request was written, enrolments are kept and followers released. So does one of a
     request that was judged lost, while its messages have not gone out again. Moments are the earliest told. A failure
     outweighs a delivery, a delivery an acceptance. A receipt of an attempt that the message does not stand for is
-    kept, and says nothing about delivery.
+    kept, and says nothing about delivery; what somebody does with a message counts whichever attempt brought it.
     """
     found = _insert_new(connection, facts)
     if not found:
         return Folded(new=(), accepted=())
     accepted = _accept_proven(connection, found, now=now)
     _fold_delivery(connection, found)
-    _fold_responses(connection, found)
+    _place_strays(connection, found)
+    reaction.fold(connection, {fact.ref for fact in found if fact.ref is not None and fact.receipt.kind in _REACTIONS})
     return Folded(new=tuple(found), accepted=tuple(accepted))
 
 
@@ -112,6 +108,10 @@ def _insert_new(connection: Connection, facts: Iterable[Fact]) -> list[Fact]:
             "code": Text(),
             "at": UtcDateTime(),
             "received_at": UtcDateTime(),
+            "agent_class": String(),
+            "url_key": String(),
+            "machine_why": String(),
+            "address_key": String(),
         },
         (
             (
@@ -124,6 +124,10 @@ def _insert_new(connection: Connection, facts: Iterable[Fact]) -> list[Fact]:
                 fact.receipt.code,
                 to_micros(fact.at),
                 to_micros(fact.received_at),
+                fact.receipt.agent_class,
+                fact.receipt.url_key,
+                fact.receipt.machine_why,
+                fact.address_key,
             )
             for fact in sorted(by_key.values(), key=lambda fact: fact.receipt.key)
         ),
@@ -250,24 +254,24 @@ def _fold_delivery(connection: Connection, facts: Sequence[Fact]) -> None:
     )
 
 
-def _fold_responses(connection: Connection, facts: Sequence[Fact]) -> None:
-    told: dict[MessageRef, dict[str, datetime]] = {}
-    for fact in facts:
-        moment = _RESPONSES.get(fact.receipt.kind)
-        if moment is not None and fact.ref is not None:
-            _note(told.setdefault(fact.ref, {}), moment, fact.at)
-    if not told:
-        return
-    names = tuple(_RESPONSES.values())
-    rows = given(
+def _place_strays(connection: Connection, facts: Sequence[Fact]) -> None:
+    failures = stray.place(
         connection,
-        {**_REF, **{name: UtcDateTime() for name in names}},
-        ((ref.run_id, ref.step_no, ref.seq, *_micros(moments, names)) for ref, moments in sorted(told.items())),
+        bounced={fact.address_key for fact in facts if fact.address_key is not None},
+        delivered={fact.ref for fact in facts if fact.ref is not None and fact.receipt.kind is ReceiptKind.DELIVERED},
+        failures=_FAILURES,
     )
-    connection.execute(
-        update(messages)
-        .where(*(messages.c[name] == rows.c[name] for name in _REF))
-        .values({name: _earliest(messages.c[name], rows.c[name]) for name in names})
+    _fold_delivery(
+        connection,
+        [
+            Fact(
+                receipt=Receipt(key=one.key, source="sendgrid", kind=one.kind, attempt_id=one.attempt_id),
+                ref=one.ref,
+                at=one.at,
+                received_at=one.at,
+            )
+            for one in failures
+        ],
     )
 
 

@@ -49,7 +49,10 @@ TRANSITIONS: Mapping[S, Mapping[S, str]] = {
     },
     S.ACCEPTED: {S.DELIVERED: "receipt", S.FAILED: "receipt: bounced, dropped or undelivered"},
     S.DELIVERED: {S.FAILED: "a late bounce"},
-    S.FAILED: {S.QUEUED: "so many were refused alike that the sender is at fault"},
+    S.FAILED: {
+        S.QUEUED: "so many were refused alike that the sender is at fault",
+        S.DELIVERED: "the bounce carried no ids, and may be about another message too",
+    },
     S.NOT_NEEDED: {},
     S.SUPPRESSED: {},
     S.EXPIRED: {S.QUEUED: "a person decided to send it after all"},

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Literal
 
-from commplan.terms import ReceiptKind
+from commplan.terms import AgentClass, MachineWhy, ReceiptKind
 
 #: Who said so: a provider, or the recipient on one of our own pages.
 Source = Literal["sendgrid", "twilio", "page"]
@@ -28,7 +28,9 @@ class Receipt:
 
     `key` is the same however often and in whatever post the fact is told. `at` is the provider's time, None when it
     told none. `code` is a word of the provider's own closed vocabulary (never free text, which may quote an
-    address). `address` and `text` are only there when the fact can be placed by nothing else, or is an answer.
+    address). `address` is for facts that nothing else places, and is kept by nobody; `text` is only there when the
+    fact is an answer. Of who opened or clicked there is the kind of program, and `machine_why` if the event alone
+    tells that it was no person; of the link, `url_key`.
     """
 
     key: str
@@ -39,6 +41,9 @@ class Receipt:
     provider_id: str | None = None
     at: datetime | None = None
     code: str | None = None
+    agent_class: AgentClass | None = None
+    url_key: str | None = None
+    machine_why: MachineWhy | None = None
     address: str | None = field(default=None, repr=False)
     text: str | None = field(default=None, repr=False)
 
@@ -54,6 +59,11 @@ class Parsed:
 def natural_key(source: Source, *parts: str) -> str:
     """Return the name of a fact made of what the fact is, not of how it was told: SHA-256 as hex."""
     return sha256("\x1f".join((source, *parts)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def url_key(url: str) -> str:
+    """Return a digest that tells one link from another and does not say where it leads: 128 bits as hex."""
+    return sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def clean(value: object, limit: int = 200) -> str:

@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from commplan.errors import ForgedError, UnreadableError
-from commplan.receipts.base import Parsed, Receipt, moment, natural_key, text_of
+from commplan.receipts.agent import classify, is_machine
+from commplan.receipts.base import Parsed, Receipt, moment, natural_key, text_of, url_key
+from commplan.terms import AgentClass, MachineWhy
 from commplan.terms import ReceiptKind as Kind
 
 SIGNATURE_HEADER = "x-twilio-email-event-webhook-signature"
@@ -38,6 +40,8 @@ _KINDS: Mapping[str, Kind] = {
     "group_unsubscribe": Kind.OPTED_OUT,
     "group_resubscribe": Kind.OPTED_IN,
 }
+#: Kinds that tell which program it was.
+_REACTIONS = frozenset({Kind.OPENED, Kind.MACHINE_OPENED, Kind.CLICKED})
 #: Why SendGrid drops a message it has accepted, in its words → in ours (`Receipt.code`).
 _DROPS: Mapping[str, str] = {
     "bounced address": "bounced_address",
@@ -113,7 +117,9 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
     if kind is Kind.OPENED and event.get("sg_machine_open") is True:
         kind = Kind.MACHINE_OPENED
     token, attempt_id, provider_id = text_of(event, "cp_m"), text_of(event, "cp_a"), text_of(event, "sg_message_id")
-    address = text_of(event, "email", 320)
+    address, url = text_of(event, "email", 320), text_of(event, "url", 2_000)
+    agent_name = (text_of(event, "useragent", 400) or "") if kind in _REACTIONS else None
+    agent = None if agent_name is None else classify(agent_name)
     return Receipt(
         # Not sg_event_id: it has been seen to change when a post is retried.
         key=natural_key(
@@ -124,7 +130,9 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
             token or address or "",
             attempt_id or "",
             provider_id or text_of(event, "smtp-id") or "",
-            text_of(event, "url", 2_000) or "",
+            url or "",
+            # A scanner and a person may follow one link in the same second.
+            *([agent_name] if agent_name else []),
         ),
         source="sendgrid",
         kind=kind,
@@ -133,8 +141,17 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
         provider_id=provider_id,
         at=at,
         code=_code(kind, event, name),
-        address=None if token else address,
+        agent_class=agent,
+        url_key=url_key(url) if url and kind is Kind.CLICKED else None,
+        machine_why=_machine_why(kind, agent),
+        address=address,
     )
+
+
+def _machine_why(kind: Kind, agent: AgentClass | None) -> MachineWhy | None:
+    if kind is Kind.MACHINE_OPENED:
+        return MachineWhy.FLAGGED
+    return MachineWhy.AGENT if agent is not None and is_machine(agent, clicks=kind is Kind.CLICKED) else None
 
 
 def _code(kind: Kind, event: Mapping[str, object], name: str) -> str | None:

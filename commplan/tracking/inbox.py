@@ -19,13 +19,13 @@ from commplan.ids import TokenPurpose
 from commplan.ledger import facts as ledger
 from commplan.ledger.facts import Fact
 from commplan.receipts import sendgrid, twilio
-from commplan.receipts.base import Parsed, Receipt
+from commplan.receipts.base import Parsed
 from commplan.store import Store
 from commplan.store.given import given
 from commplan.store.tables import inbox
 from commplan.store.types import machine_now
 from commplan.tracking.consequence import follow
-from commplan.tracking.placing import place_inbound, place_late_bounce, suppress_foreign
+from commplan.tracking.placing import Stray, as_stray, believe, place_inbound, place_strays
 
 _LOG = logging.getLogger("commplan.tracking")
 
@@ -219,7 +219,7 @@ def _claim(connection: Connection, posts: Sequence[_Post], *, now: datetime) -> 
 
 def _apply_posts(store: Store, connection: Connection, posts: Sequence[_Post]) -> Applied:
     placed: list[Fact] = []
-    foreign: list[tuple[Receipt, datetime]] = []
+    strays: list[Stray] = []
     for post in posts:
         for receipt in post.parsed.receipts:
             at = receipt.at or post.received_at
@@ -229,20 +229,20 @@ def _apply_posts(store: Store, connection: Connection, posts: Sequence[_Post]) -
             elif receipt.text is not None:
                 placed.append(place_inbound(store, connection, receipt, post.received_at))
             else:
-                foreign.append((receipt, post.received_at))
+                strays.append(as_stray(store, receipt, post.received_at))
+    found = place_strays(connection, strays)
+    placed += filter(None, found)
     folded = ledger.apply(connection, placed, now=store.clock.now())
-    # After the fold: a bounce without ids may be about a delivery told in the same post.
-    late = [fact for receipt, at in foreign if (fact := place_late_bounce(store, connection, receipt, at))]
-    inferred = ledger.apply(connection, late, now=store.clock.now())
-    new = [*folded.new, *inferred.new]
-    follow(store, connection, new)
-    for receipt, received_at in foreign:
-        suppress_foreign(store, connection, receipt, receipt.at or received_at)
+    follow(store, connection, folded.new)
+    for stray, fact in zip(strays, found, strict=True):
+        # A bounce that is kept for its message to be found says of its address what any other says.
+        if fact is None or fact.ref is None:
+            believe(connection, stray)
     return Applied(
         posts=len(posts),
-        new=len(new),
-        known=len(placed) + len(late) - len(new),
-        foreign=len(foreign) - len(late),
+        new=len(folded.new),
+        known=len(placed) - len(folded.new),
+        foreign=found.count(None),
         unreadable=sum(post.parsed.unreadable for post in posts),
         accepted=len(folded.accepted),
     )

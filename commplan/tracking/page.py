@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.audience.address import read_phone
@@ -168,12 +168,6 @@ def resubscribe(store: Store, token: str) -> Visit | None:
         ]
         if any(lifted):
             _note(store, connection, visit.ref, ReceiptKind.OPTED_IN)
-            ref = visit.ref
-            connection.execute(
-                update(messages)
-                .where(messages.c.run_id == ref.run_id, messages.c.step_no == ref.step_no, messages.c.seq == ref.seq)
-                .values(opted_out_at=None)
-            )
     return visit
 
 

@@ -1,22 +1,24 @@
-"""Which message a receipt without our ids is about: a reply by its number, a late bounce by its address.
+"""Which message a receipt without our ids is about: a reply by its number, a bounce or an opt-out by its address.
 
-Never guesses between two: what fits no message, or several, stays without one.
+Never loses an opt-out, and never lets another system's events change a message.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, String, select
 
 from commplan.audience.address import read_email
-from commplan.consent import SCOPE_ALL
+from commplan.consent import SCOPE_ALL, SCOPE_MARKETING
 from commplan.ids import AddressKey, MessageRef, RunId
 from commplan.ledger.facts import Fact
 from commplan.receipts.base import Receipt
 from commplan.store import Store
+from commplan.store.given import given
 from commplan.store.tables import attempts, messages
 from commplan.suppression import suppress
 from commplan.terms import Channel, MessageState, Reason, ReceiptKind
@@ -24,8 +26,12 @@ from commplan.tracking.consequence import DEAD_ADDRESS
 
 #: A text answers the newest message that went to that number in this time.
 REPLY_SPAN = timedelta(days=7)
-#: A bounce that carries no ids is about a message that was delivered in this time.
-LATE_BOUNCE_SPAN = timedelta(hours=72)
+#: How far a provider's clock may be from ours.
+CLOCKS_APART = timedelta(minutes=5)
+
+#: What is placed without our ids; of everything else only what it says of the address is believed. Not an opt-in: it
+#: would be a guess that undoes an opt-out.
+_PLACED = frozenset({ReceiptKind.BOUNCED, ReceiptKind.OPTED_OUT})
 
 _NUMBER = re.compile(r"^\+[1-9]\d{5,14}$")
 _ON_ITS_WAY = (
@@ -76,47 +82,126 @@ def place_inbound(store: Store, connection: Connection, receipt: Receipt, receiv
     return Fact(receipt=receipt, ref=ref, at=received_at, received_at=received_at)
 
 
-def place_late_bounce(store: Store, connection: Connection, receipt: Receipt, received_at: datetime) -> Fact | None:
-    """Return a bounce without ids as a fact about the one message lately delivered to its address, else None.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stray:
+    """A receipt that names none of our messages; `key` is that of its address, if it tells a readable one."""
 
-    The provider reports a bounce after delivery without the ids it was given; the code says that the place is
-    inferred.
+    receipt: Receipt
+    received_at: datetime
+    key: AddressKey | None
+
+    @property
+    def at(self) -> datetime:
+        """When it happened, as far as is known."""
+        return self.receipt.at or self.received_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sent:
+    ref: MessageRef
+    attempt_id: str
+    request_id: str | None
+    wire_at: datetime
+
+
+def as_stray(store: Store, receipt: Receipt, received_at: datetime) -> Stray:
+    """Return a receipt without a token of ours, with the key of the address it is about."""
+    matters = receipt.kind in _PLACED or _dead(receipt) is not None
+    key = email_key(store, receipt.address) if matters else None
+    return Stray(receipt=receipt, received_at=received_at, key=key)
+
+
+def place_strays(connection: Connection, strays: Sequence[Stray]) -> list[Fact | None]:
+    """Return each as a fact if it is about a message of ours, or may be once more is known; one statement for all.
+
+    The provider's name of the message counts first, if it begins with that of a request to the same address. An
+    opt-out without such a name is about the newest message that had gone there: an opt-out is never lost. A bounce
+    without any name is kept with its address, for `commplan.ledger.stray` to place. One with another system's is that
+    system's.
     """
-    if receipt.kind is not ReceiptKind.BOUNCED or receipt.token is not None:
+    sent = _sent_to(connection, {stray.key for stray in strays if stray.key and stray.receipt.kind in _PLACED})
+    return [_place(stray, sent.get(stray.key, ()) if stray.key else ()) for stray in strays]
+
+
+def _place(stray: Stray, sent: Sequence[_Sent]) -> Fact | None:
+    receipt = stray.receipt
+    if not sent or receipt.kind not in _PLACED:
         return None
-    key = email_key(store, receipt.address)
-    if key is None:
-        return None
-    at = receipt.at or received_at
-    rows = connection.execute(
-        select(messages.c.run_id, messages.c.step_no, messages.c.seq, messages.c.attempt_id)
-        .where(
-            messages.c.address_key == key,
-            messages.c.channel == Channel.EMAIL,
-            messages.c.delivered_at <= at,
-            messages.c.delivered_at >= at - LATE_BOUNCE_SPAN,
+    request_id = (receipt.provider_id or "").partition(".")[0]
+    of = next((one for one in sent if request_id and one.request_id == request_id), None)
+    attempt_id, key = None if of is None else of.attempt_id, None
+    if of is None:
+        # What is inferred is no proof that a request was accepted.
+        receipt = replace(receipt, code="inferred")
+        if receipt.kind is ReceiptKind.OPTED_OUT:
+            gone = [one for one in sent if one.wire_at <= stray.at + CLOCKS_APART]
+            of = max(gone, key=lambda one: (one.wire_at, one.ref), default=None)
+        elif receipt.token is None and receipt.provider_id is None:
+            key = stray.key
+        if of is None and key is None:
+            return None
+    return Fact(
+        receipt=replace(receipt, attempt_id=attempt_id),
+        ref=None if of is None else of.ref,
+        at=stray.at,
+        received_at=stray.received_at,
+        address_key=key,
+    )
+
+
+def _sent_to(connection: Connection, keys: Iterable[AddressKey]) -> dict[AddressKey, list[_Sent]]:
+    wanted = [(key,) for key in sorted(keys)]
+    if not wanted:
+        return {}
+    rows = given(connection, {"address_key": String()}, wanted)
+    found: dict[AddressKey, list[_Sent]] = {}
+    for row in connection.execute(
+        select(
+            messages.c.address_key,
+            messages.c.run_id,
+            messages.c.step_no,
+            messages.c.seq,
+            attempts.c.attempt_id,
+            attempts.c.provider_id,
+            attempts.c.wire_at,
         )
-        .limit(2)
-    ).all()
-    if len(rows) != 1:
-        return None
-    inferred = replace(receipt, attempt_id=rows[0].attempt_id, code="inferred")
-    ref = MessageRef(RunId(rows[0].run_id), rows[0].step_no, rows[0].seq)
-    return Fact(receipt=inferred, ref=ref, at=at, received_at=received_at)
+        .join(rows, rows.c.address_key == messages.c.address_key)
+        .join(attempts, attempts.c.attempt_id == messages.c.attempt_id)
+        .where(messages.c.channel == Channel.EMAIL, messages.c.state.in_(_ON_ITS_WAY))
+    ):
+        found.setdefault(AddressKey(row.address_key), []).append(
+            _Sent(
+                ref=MessageRef(RunId(row.run_id), row.step_no, row.seq),
+                attempt_id=row.attempt_id,
+                request_id=row.provider_id,
+                wire_at=row.wire_at,
+            )
+        )
+    return found
 
 
-def suppress_foreign(store: Store, connection: Connection, receipt: Receipt, received_at: datetime) -> None:
-    """Believe what another system on the same account learnt of an address: that it is dead, or reports spam."""
+def _dead(receipt: Receipt) -> Reason | None:
     reason = DEAD_ADDRESS.get((receipt.kind, receipt.code), DEAD_ADDRESS.get((receipt.kind, None)))
-    key = email_key(store, receipt.address)
-    if key is not None and reason in (Reason.HARD_BOUNCE, Reason.SPAM_REPORT):
+    return reason if reason in (Reason.HARD_BOUNCE, Reason.SPAM_REPORT) else None
+
+
+def believe(connection: Connection, stray: Stray) -> None:
+    """Suppress the address of a receipt that names no message of ours: for it is dead, reports spam, or wants no more.
+
+    Whoever opts out of what another system on the account sends gets no marketing of ours either; what else we send
+    has its own opt-out.
+    """
+    reason, scope = _dead(stray.receipt), SCOPE_ALL
+    if stray.receipt.kind is ReceiptKind.OPTED_OUT:
+        reason, scope = Reason.UNSUBSCRIBED, SCOPE_MARKETING
+    if stray.key is not None and reason is not None:
         suppress(
             connection,
             channel=Channel.EMAIL,
-            address_key=key,
+            address_key=stray.key,
             contact=None,
-            scope=SCOPE_ALL,
+            scope=scope,
             reason=reason,
-            source="another system's event",
-            at=receipt.at or received_at,
+            source="an event that names no message of ours",
+            at=stray.at,
         )

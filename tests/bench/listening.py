@@ -108,7 +108,7 @@ def _bodies(running: Campaign) -> list[bytes]:
         {
             "event": kind,
             "email": f"p{row.seq}@person.example.com",
-            "timestamp": now + number,
+            "timestamp": now + 60 * number,
             "sg_event_id": f"{kind}-{row.seq}",
             "sg_message_id": f"m{row.seq}.recvd-1",
             "cp_m": token,

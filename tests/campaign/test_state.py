@@ -67,6 +67,7 @@ def test_every_change_of_a_state_is_in_the_table_and_the_table_holds_no_other(re
     _lose_and_find(here)
     _settle(here)
     _stop(here)
+    _mistake(here)
     _burn(here)
     table = {(was, became) for was, targets in state.TRANSITIONS.items() for became in targets}
     assert seen(here) <= table
@@ -83,6 +84,17 @@ def _deliver_and_fail(here) -> None:
     here.tell(bounced, "bounce", type="bounce", status="5.1.1")
     here.tell(late, "delivered")
     here.tell(late, "bounce", type="bounce", status="5.1.1")
+
+
+def _mistake(here) -> None:
+    here.jump(days=4)
+    for name in ("one", "other"):
+        here.send_until_quiet(here.ready(plan(name, LETTER)))
+    last = [one for one in here.truth() if one["channel"] == "email"][-1]
+    *_, one, other = [mail for mail in here.truth() if mail["to"] == last["to"]]
+    here.tell(one, "delivered")
+    here.tell({**one, "args": {}, "provider_id": ""}, "bounce", type="bounce", status="5.1.1")
+    here.tell(other, "delivered")
 
 
 def _look_and_refuse(here) -> None:

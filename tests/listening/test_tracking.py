@@ -44,6 +44,68 @@ def test_a_delivery_an_opening_and_a_click_are_written_on_the_message(world) -> 
     assert (applied.new, applied.known, applied.accepted) == (3, 0, 0)
 
 
+def why(world, kind: str) -> list[str | None]:
+    """Return why each receipt of a kind is a machine's, in the order of their times."""
+    with world.store.read() as connection:
+        return list(
+            connection.execute(
+                select(receipts.c.machine_why)
+                .where(receipts.c.kind == kind)
+                .order_by(receipts.c.at, receipts.c.url_key)
+            ).scalars()
+        )
+
+
+def test_a_scanner_is_known_by_its_name_and_the_person_who_clicks_later_counts(world) -> None:
+    attempt = world.send()
+    scanner = {"useragent": "Barracuda Sentinel (EE)", "url": "https://x.example.com/a"}
+    world.told(world.event("delivered", attempt=attempt, after=60), world.event("click", attempt=attempt, **scanner))
+    assert (world.row().clicked_at, world.row().machine_clicked_at) == (None, world.start + timedelta(seconds=60))
+    assert why(world, "clicked") == ["agent"]
+    world.told(world.event("click", attempt=attempt, after=900, url="https://x.example.com/a"))
+    assert world.row().clicked_at == world.start + timedelta(seconds=900)
+
+
+@pytest.mark.parametrize("apart", [0, 1])
+def test_a_second_link_in_the_same_moment_makes_the_first_click_a_machines_too(world, apart) -> None:
+    attempt = world.send()
+    world.told(world.event("click", attempt=attempt, after=300, url="https://x.example.com/a"))
+    assert world.row().clicked_at is not None
+    world.told(world.event("click", attempt=attempt, after=300 + apart, url="https://x.example.com/b"))
+    assert (world.row().clicked_at, world.row().machine_clicked_at) == (None, world.start + timedelta(seconds=300))
+    assert why(world, "clicked") == ["all_links", "all_links"]
+
+
+def test_two_clicks_on_one_link_or_on_two_in_turn_are_a_persons(world) -> None:
+    attempt = world.send()
+    for after, link in ((300, "a"), (301, "a"), (310, "b")):
+        world.told(world.event("click", attempt=attempt, after=after, url=f"https://x.example.com/{link}"))
+    assert (world.row().clicked_at, world.row().machine_clicked_at) == (world.start + timedelta(seconds=300), None)
+    assert why(world, "clicked") == [None, None, None]
+
+
+def test_a_click_sooner_than_anybody_reads_is_a_machines_even_if_the_delivery_is_told_later(world) -> None:
+    attempt = world.send()
+    for seq, after in ((1, 58), (2, 64), (3, 65)):
+        world.told(world.event("click", seq=seq, attempt=attempt, after=after, url="https://x.example.com/a"))
+    assert world.row(1).clicked_at is not None
+    world.told(*(world.event("delivered", seq=seq, attempt=attempt, after=60) for seq in (1, 2, 3)))
+    assert [world.row(seq).clicked_at is not None for seq in (1, 2, 3)] == [False, False, True]
+    assert [world.row(seq).machine_clicked_at is not None for seq in (1, 2, 3)] == [True, True, False]
+    assert why(world, "clicked") == ["too_soon", "too_soon", None]
+
+
+def test_of_who_clicks_only_the_kind_of_program_and_a_digest_of_the_link_are_kept(world) -> None:
+    attempt = world.send()
+    who = {"useragent": "Mozilla/5.0 (iPhone)", "ip": "192.0.2.7", "url": "https://x.example.com/for/p1"}
+    world.told(world.event("click", attempt=attempt, **who), world.event("open", attempt=attempt, **who))
+    with world.store.read() as connection:
+        kept = connection.execute(select(receipts)).all()
+    assert {row.agent_class for row in kept} == {"browser"}
+    assert [row.url_key is not None for row in kept if row.kind == "clicked"] == [True]
+    assert not any(word in repr(kept) for word in ("192.0.2.7", "iPhone", "x.example.com"))
+
+
 def test_an_opening_by_a_machine_is_no_opening_by_a_person(world) -> None:
     attempt = world.send()
     world.told(world.event("open", attempt=attempt, sg_machine_open=True))
@@ -264,28 +326,132 @@ def test_another_systems_hard_bounce_is_believed(world) -> None:
     assert world.suppressed() == {world.email_suppressed(2, "all", "hard_bounce")}
 
 
-def test_a_bounce_without_ids_is_about_the_one_message_lately_delivered_there(world) -> None:
-    attempt = world.send()
-    world.told(world.event("delivered", seq=2, attempt=attempt, after=60))
-    bounce = world.event("bounce", seq=2, attempt=attempt, after=120, type="bounce")
-    for name in ("cp_m", "cp_a", "sg_message_id"):
-        del bounce[name]
-    applied = world.told(bounce)
-    assert (applied.new, applied.foreign) == (1, 0)
-    assert (world.row(2).state, world.row(2).reason) == (MessageState.FAILED, Reason.BOUNCED)
+def test_a_bounce_of_another_installations_message_suppresses_the_address(world) -> None:
+    event = world.event("bounce", seq=2, attempt="f" * 32, type="bounce") | {"cp_m": "x" * 22}
+    assert world.told(event).foreign == 1
     assert world.suppressed() == {world.email_suppressed(2, "all", "hard_bounce")}
+    assert count(world.store, receipts) == 0
+
+
+def without_ids(event: dict[str, object], *kept: str) -> dict[str, object]:
+    return {name: event[name] for name in event if name not in {"cp_m", "cp_a", "sg_message_id", "smtp-id"} - {*kept}}
+
+
+@pytest.mark.parametrize("order", ["delivered first", "bounced first", "together"])
+def test_a_bounce_without_ids_is_about_the_one_message_lately_delivered_there(world, order) -> None:
+    attempt = world.send()
+    delivered = world.event("delivered", seq=2, attempt=attempt, after=60)
+    bounce = without_ids(world.event("bounce", seq=2, attempt=attempt, after=120, type="bounce", status="5.1.1"))
+    for post in {
+        "delivered first": [[delivered], [bounce]],
+        "bounced first": [[bounce], [delivered]],
+        "together": [[bounce, delivered]],
+    }[order]:
+        assert world.told(*post).foreign == 0
+    row = world.row(2)
+    assert (row.state, row.reason) == (MessageState.FAILED, Reason.BOUNCED)
+    assert (row.delivered_at, row.failed_at) == (
+        world.start + timedelta(seconds=60),
+        world.start + timedelta(seconds=120),
+    )
+    assert world.suppressed() == {world.email_suppressed(2, "all", "hard_bounce")}
+    with world.store.read() as connection:
+        kept = connection.execute(select(receipts).where(receipts.c.kind == "bounced")).one()
+    assert (kept.seq, kept.attempt_id, kept.code) == (2, attempt, "inferred")
     assert world.told(bounce).known == 1
 
 
-def test_a_bounce_without_ids_changes_no_message_when_several_may_be_meant(world) -> None:
-    for step_no in (1, 3):
-        attempt = world.send(step_no=step_no)
-        world.told(world.event("delivered", seq=2, step_no=step_no, attempt=attempt))
-    world.told(
-        {"event": "bounce", "type": "bounce", "email": world.email(2), "timestamp": world.start.timestamp() + 99}
-    )
-    assert {world.row(2, step_no).state for step_no in (1, 3)} == {MessageState.DELIVERED}
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)])
+def test_a_bounce_without_ids_changes_no_message_when_several_may_be_meant(world, order) -> None:
+    told = [world.event("delivered", seq=2, step_no=step_no, attempt=world.send(step_no=step_no)) for step_no in (1, 3)]
+    told.append(without_ids(world.event("bounce", seq=2, attempt="", after=99, type="bounce")))
+    for at in order:
+        world.told(told[at])
+    assert {(row.state, row.reason, row.failed_at) for row in (world.row(2, 1), world.row(2, 3))} == {
+        (MessageState.DELIVERED, None, None)
+    }
     assert world.suppressed() == {world.email_suppressed(2, "all", "hard_bounce")}
+
+
+def test_a_failure_that_was_told_with_its_ids_stays_when_a_bounce_without_ids_goes_elsewhere(world) -> None:
+    first, third = (world.send(step_no=step_no) for step_no in (1, 3))
+    world.told(world.event("delivered", seq=2, attempt=first, after=60))
+    world.told(without_ids(world.event("bounce", seq=2, attempt="", after=99, type="bounce")))
+    world.told(world.event("bounce", seq=2, attempt=first, after=120, type="blocked"))
+    world.told(world.event("delivered", seq=2, step_no=3, attempt=third, after=70))
+    row = world.row(2)
+    assert (row.state, row.reason) == (MessageState.FAILED, Reason.BLOCKED)
+    assert row.failed_at == world.start + timedelta(seconds=120)
+
+
+def test_a_bounce_long_after_the_delivery_or_with_another_systems_id_changes_no_message(world) -> None:
+    attempt = world.send()
+    world.told(world.event("delivered", seq=1, attempt=attempt), world.event("delivered", seq=2, attempt=attempt))
+    late = world.event("bounce", seq=1, attempt=attempt, after=60 + 72 * 3_600 + 1, type="bounce")
+    foreign = world.event("bounce", seq=2, attempt=attempt, after=99, type="bounce") | {"sg_message_id": "other.1"}
+    world.told(without_ids(late), without_ids(foreign, "sg_message_id"))
+    assert {world.row(seq).state for seq in (1, 2)} == {MessageState.DELIVERED}
+    assert world.suppressed() == {world.email_suppressed(seq, "all", "hard_bounce") for seq in (1, 2)}
+
+
+def test_a_bounce_without_ids_at_an_address_we_never_wrote_to_is_not_kept(world) -> None:
+    world.send([1])
+    assert world.told(without_ids(world.event("bounce", seq=2, attempt="", type="bounce"))).foreign == 1
+    assert count(world.store, receipts) == 0
+
+
+# -- opt-outs without our ids
+
+
+@pytest.mark.parametrize("name", ["unsubscribe", "group_unsubscribe"])
+def test_an_opt_out_without_our_ids_is_about_the_newest_message_to_the_address(world, name) -> None:
+    world.send(step_no=1)
+    world.send(step_no=3, at=world.start + timedelta(minutes=5))
+    assert world.told(without_ids(world.event(name, seq=2, attempt="", after=900))).new == 1
+    assert [world.row(2, step_no).opted_out_at is not None for step_no in (1, 3)] == [False, True]
+    assert world.suppressed() == {world.email_suppressed(2, "getting-started", "unsubscribed")}
+    assert world.people_suppressed() == {("email", 2, "getting-started", "unsubscribed")}
+
+
+def test_an_opt_out_without_our_ids_is_placed_by_the_providers_name_of_the_message(world) -> None:
+    attempt = world.send(step_no=1)
+    world.send(step_no=3, at=world.start + timedelta(minutes=5))
+    with world.store.write() as connection:
+        connection.execute(update(attempts).where(attempts.c.attempt_id == attempt).values(provider_id="Xj5L"))
+    told = world.event("group_unsubscribe", seq=2, attempt="", after=900) | {"sg_message_id": "Xj5L.recvd-1.2"}
+    world.told(without_ids(told, "sg_message_id"))
+    assert [world.row(2, step_no).opted_out_at is not None for step_no in (1, 3)] == [True, False]
+
+
+def test_an_inferred_opt_out_proves_no_acceptance(world) -> None:
+    world.send(state=MessageState.UNKNOWN)
+    world.told(without_ids(world.event("unsubscribe", seq=2, attempt="", after=900)))
+    assert {world.row(seq).state for seq in (1, 2, 3)} == {MessageState.UNKNOWN}
+    assert world.suppressed() == {world.email_suppressed(2, "getting-started", "unsubscribed")}
+
+
+def test_an_opt_out_at_an_address_we_never_wrote_to_stops_marketing(world) -> None:
+    assert world.told(without_ids(world.event("unsubscribe", seq=2, attempt=""))).foreign == 1
+    assert world.suppressed() == {world.email_suppressed(2, "marketing", "unsubscribed")}
+
+
+def test_an_opt_in_without_our_ids_takes_no_opt_out_back(world) -> None:
+    attempt = world.send()
+    world.told(world.event("unsubscribe", seq=2, attempt=attempt, after=300))
+    world.told(without_ids(world.event("group_resubscribe", seq=2, attempt="", after=900)))
+    assert world.row(2).opted_out_at is not None
+    assert world.suppressed() == {world.email_suppressed(2, "getting-started", "unsubscribed")}
+
+
+@pytest.mark.parametrize("order", [(300, 900, 1_200), (1_200, 900, 300)])
+def test_a_message_counts_as_opted_out_of_from_the_opt_out_that_was_not_taken_back(world, order) -> None:
+    attempt = world.send()
+    names = {300: "group_unsubscribe", 900: "group_resubscribe", 1_200: "unsubscribe"}
+    for after in order:
+        world.told(world.event(names[after], attempt=attempt, after=after))
+    assert world.row().opted_out_at == world.start + timedelta(seconds=1_200)
+    world.told(world.event("group_resubscribe", attempt=attempt, after=1_500))
+    assert world.row().opted_out_at is None
 
 
 # -- SMS

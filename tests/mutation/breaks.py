@@ -119,6 +119,13 @@ BREAKS = (
         "test_a_conversion_after_the_message_was_accepted_is_a_response_and_an_earlier_one_is_not[sqlite]",
     ),
     Break(
+        rule="7. A machine's click is no response",
+        file="commplan/ledger/reaction.py",
+        line="            name = (_MACHINE_FIRSTS if whys.get(one.key) else _FIRSTS).get(kind)\n",
+        instead="            name = _FIRSTS.get(kind)\n",
+        test=f"{_TRACKING}test_a_scanner_is_known_by_its_name_and_the_person_who_clicks_later_counts[sqlite]",
+    ),
+    Break(
         rule="8. What was started is what goes out: the files of the first start",
         file="commplan/ledger/run.py",
         line="            .values(starts=1, started_machine=machine_now(), alive_machine=machine_now())\n",

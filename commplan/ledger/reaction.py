@@ -1,0 +1,171 @@
+"""What people did with a message, and what machines did: told from all of its receipts, whenever one more arrives.
+
+Never from the receipts that happen to arrive together: the second link that is clicked in one moment makes the first a
+machine's, too, and a delivery that is told late may make a click too soon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import BigInteger, Connection, Integer, String, select, type_coerce, update
+
+from commplan.ids import MessageRef, RunId
+from commplan.store.given import given
+from commplan.store.tables import messages, receipts
+from commplan.store.types import UtcDateTime
+from commplan.terms import MachineWhy, ReceiptKind
+
+#: A click sooner than this after the delivery, or before it, is a machine's. The message has yet to reach a screen, be
+#: noticed, opened and read; audits of click logs put what no person manages at five seconds. Scanners that take longer
+#: are told by their names and by what they click: a higher limit would cost the clicks of those who were waiting.
+SOONEST_CLICK = timedelta(seconds=5)
+
+#: What somebody does with a message, and the column that holds when they first did.
+_FIRSTS: Mapping[ReceiptKind, str] = {
+    ReceiptKind.OPENED: "opened_at",
+    ReceiptKind.CLICKED: "clicked_at",
+    ReceiptKind.REPLIED: "replied_at",
+    ReceiptKind.ANSWERED: "answered_at",
+    ReceiptKind.COMPLAINED: "complained_at",
+}
+_MACHINE_FIRSTS: Mapping[ReceiptKind, str] = {
+    ReceiptKind.OPENED: "machine_opened_at",
+    ReceiptKind.CLICKED: "machine_clicked_at",
+}
+_COLUMNS = (*_FIRSTS.values(), *_MACHINE_FIRSTS.values(), "opted_out_at")
+#: Kinds that the rows above follow from.
+REACTIONS = frozenset({*_FIRSTS, ReceiptKind.MACHINE_OPENED, ReceiptKind.OPTED_OUT, ReceiptKind.OPTED_IN})
+#: Told by the event itself; the other reasons by its neighbours.
+_OWN = frozenset({MachineWhy.FLAGGED, MachineWhy.AGENT})
+_REF = {"run_id": BigInteger(), "step_no": Integer(), "seq": Integer()}
+_SECOND = 1_000_000
+_SOONEST = SOONEST_CLICK // timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """One receipt of a message; `at` in microseconds, `machine_why` as the store has it."""
+
+    key: str
+    kind: ReceiptKind
+    at: int
+    attempt_id: str | None = None
+    url_key: str | None = None
+    machine_why: MachineWhy | None = None
+
+
+def fold(connection: Connection, refs: Collection[MessageRef]) -> None:
+    """Write what the receipts of some messages say of people's and of machines' doings, in the caller's transaction.
+
+    Every open and click is marked anew, so whatever else became known in the meantime counts for all of them.
+    """
+    if not refs:
+        return
+    marks: list[tuple[str, str | None]] = []
+    rows: list[tuple[int | None, ...]] = []
+    for ref, told in _told(connection, refs).items():
+        whys = judge(told)
+        marks += [(one.key, whys[one.key]) for one in told if one.key in whys and whys[one.key] != one.machine_why]
+        if any(one.kind in REACTIONS for one in told):
+            moments = _moments(told, whys)
+            rows.append((ref.run_id, ref.step_no, ref.seq, *(moments.get(name) for name in _COLUMNS)))
+    if marks:
+        marked = given(connection, {"receipt_key": String(), "machine_why": String()}, sorted(marks))
+        connection.execute(
+            update(receipts)
+            .where(receipts.c.receipt_key == marked.c.receipt_key)
+            .values(machine_why=marked.c.machine_why)
+        )
+    if rows:
+        known = given(connection, {**_REF, **{name: UtcDateTime() for name in _COLUMNS}}, rows)
+        connection.execute(
+            update(messages)
+            .where(*(messages.c[name] == known.c[name] for name in _REF))
+            .values({name: known.c[name] for name in _COLUMNS})
+        )
+
+
+def _told(connection: Connection, refs: Iterable[MessageRef]) -> dict[MessageRef, list[Told]]:
+    wanted = given(connection, _REF, [(ref.run_id, ref.step_no, ref.seq) for ref in sorted(refs)])
+    r = receipts.c
+    found: dict[MessageRef, list[Told]] = {}
+    for run_id, step_no, seq, key, kind, at, attempt_id, url_key, why in connection.execute(
+        select(
+            r.run_id,
+            r.step_no,
+            r.seq,
+            r.receipt_key,
+            r.kind,
+            type_coerce(r.at, BigInteger),
+            r.attempt_id,
+            r.url_key,
+            r.machine_why,
+        ).where(
+            *(r[name] == wanted.c[name] for name in _REF),
+            r.kind.in_((*REACTIONS, ReceiptKind.DELIVERED)),
+        )
+    ):
+        found.setdefault(MessageRef(RunId(run_id), step_no, seq), []).append(
+            Told(
+                key=key,
+                kind=ReceiptKind(kind),
+                at=at,
+                attempt_id=attempt_id,
+                url_key=url_key,
+                machine_why=None if why is None else MachineWhy(why),
+            )
+        )
+    return found
+
+
+def judge(told: Sequence[Told]) -> dict[str, MachineWhy | None]:
+    """Return for every open and click of one message why it is a machine's, None if it is a person's.
+
+    Clicks on different links in one second, or in two that follow each other, are a machine's: the provider cuts times
+    off to seconds, so a moment may lie across two.
+    """
+    arrived: dict[str | None, int] = {}
+    links: dict[int, set[str]] = {}
+    for one in told:
+        if one.kind is ReceiptKind.DELIVERED:
+            arrived[one.attempt_id] = min(one.at, arrived.get(one.attempt_id, one.at))
+        elif one.kind is ReceiptKind.CLICKED and one.url_key is not None:
+            links.setdefault(one.at // _SECOND, set()).add(one.url_key)
+    whys: dict[str, MachineWhy | None] = {}
+    for one in told:
+        if one.kind is ReceiptKind.MACHINE_OPENED:
+            whys[one.key] = MachineWhy.FLAGGED
+        elif one.kind is ReceiptKind.OPENED or (one.kind is ReceiptKind.CLICKED and one.machine_why in _OWN):
+            whys[one.key] = one.machine_why
+        elif one.kind is ReceiptKind.CLICKED:
+            whys[one.key] = _why_of_click(one, arrived.get(one.attempt_id), links)
+    return whys
+
+
+def _why_of_click(click: Told, arrived: int | None, links: Mapping[int, set[str]]) -> MachineWhy | None:
+    second = click.at // _SECOND
+    if click.url_key is not None and any(
+        links.get(near, set()) - {click.url_key} for near in (second - 1, second, second + 1)
+    ):
+        return MachineWhy.ALL_LINKS
+    return MachineWhy.TOO_SOON if arrived is not None and click.at < arrived + _SOONEST else None
+
+
+def _moments(told: Sequence[Told], whys: Mapping[str, MachineWhy | None]) -> dict[str, int]:
+    """Return when each thing was first done; an opt-out that was taken back counts no more."""
+    back = max((one.at for one in told if one.kind is ReceiptKind.OPTED_IN), default=None)
+    moments: dict[str, int] = {}
+    for one in told:
+        kind = ReceiptKind.OPENED if one.kind is ReceiptKind.MACHINE_OPENED else one.kind
+        name: str | None
+        if kind is ReceiptKind.OPTED_OUT:
+            # At the same instant the opt-out wins, as on the suppression list.
+            name = "opted_out_at" if back is None or one.at >= back else None
+        else:
+            name = (_MACHINE_FIRSTS if whys.get(one.key) else _FIRSTS).get(kind)
+        if name is not None:
+            moments[name] = min(one.at, moments.get(name, one.at))
+    return moments
