@@ -245,11 +245,12 @@ def _notes(metrics: Metrics, prices: Prices, steps: Iterable[StepResult], *, now
     for step in steps:
         if step.difference:
             yield f"The books of step “{step.step}” are off by {step.difference:,}: see `commplan prove`."
-    if counts.machine_opened:
-        yield (
-            f"A machine (mail scanner, privacy proxy) opened {plural(counts.machine_opened, 'delivered message')};"
-            " that counts in no open rate."
-        )
+    for what, count in (("opened", counts.machine_opened), ("clicked in", counts.machine_clicked)):
+        if count:
+            yield (
+                f"Machines (mail scanners, previews, prefetching mail programs) {what}"
+                f" {plural(count, 'delivered message')}; that counts in no rate, and as no response."
+            )
     by_default = sum(
         cell.parts
         for cell in metrics.cells

@@ -36,7 +36,7 @@ RATES: Mapping[Metric, Rate] = {
     Metric.DELIVERED_RATE: Rate("delivered", "accepted", "accepted messages were delivered"),
     Metric.BOUNCE_RATE: Rate("failed", "accepted", "accepted messages came back"),
     Metric.OPEN_RATE: Rate("opened", "delivered", "delivered emails were opened by a person", Channel.EMAIL),
-    Metric.CLICK_RATE: Rate("clicked", "delivered", "delivered emails were clicked", Channel.EMAIL),
+    Metric.CLICK_RATE: Rate("clicked", "delivered", "delivered emails were clicked by a person", Channel.EMAIL),
     Metric.RESPONSE_RATE: Rate("responded", "delivered", "delivered messages were clicked, replied to or answered"),
     Metric.REPLY_RATE: Rate("replied", "delivered", "delivered SMS were replied to", Channel.SMS),
     Metric.OPT_OUT_RATE: Rate("opted_out", "delivered", "delivered messages were followed by an opt-out"),

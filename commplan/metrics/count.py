@@ -26,7 +26,17 @@ _STANDING = {
     MessageState.DELIVERED: "delivered",
     **dict.fromkeys(OPEN_STATES, "open"),
 }
-_REACTIONS = ("opened", "machine_opened", "clicked", "replied", "answered", "responded", "opted_out", "complained")
+_REACTIONS = (
+    "opened",
+    "machine_opened",
+    "clicked",
+    "machine_clicked",
+    "replied",
+    "answered",
+    "responded",
+    "opted_out",
+    "complained",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +57,8 @@ class Cell:
     """The messages that agree in everything a report groups by, counted.
 
     `country` is that of an SMS's number, None for email. Every reaction counts messages, not events: two clicks on
-    one message are one. `responded` is clicked, replied or answered.
+    one message are one. `opened` and `clicked` are what people did, and of one message machines may have done the same;
+    `responded` is clicked, replied or answered.
     """
 
     step_no: int
@@ -62,6 +73,7 @@ class Cell:
     opened: int
     machine_opened: int
     clicked: int
+    machine_clicked: int
     replied: int
     answered: int
     responded: int
@@ -94,6 +106,7 @@ class Tally:
     opened: int = 0
     machine_opened: int = 0
     clicked: int = 0
+    machine_clicked: int = 0
     replied: int = 0
     answered: int = 0
     responded: int = 0

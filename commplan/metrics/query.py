@@ -91,6 +91,7 @@ def _cells(connection: Connection, run_id: RunId) -> tuple[Cell, ...]:
             func.count(m.opened_at).label("opened"),
             func.count(m.machine_opened_at).label("machine_opened"),
             func.count(m.clicked_at).label("clicked"),
+            func.count(m.machine_clicked_at).label("machine_clicked"),
             func.count(m.replied_at).label("replied"),
             func.count(m.answered_at).label("answered"),
             func.count(case((responded, 1))).label("responded"),

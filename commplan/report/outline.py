@@ -92,6 +92,11 @@ def share(part: int, whole: int) -> str:
     return f"{part:,} ({part / whole:.1%})" if part and whole else f"{part:,}"
 
 
+def _with_machines(people: str, machines: int) -> str:
+    """Return what people did, and of how many messages machines did the same."""
+    return f"{people}, and {machines:,} by machines" if machines else people
+
+
 def _steps(evaluation: Evaluation) -> Section:
     asking = {survey.step for survey in evaluation.surveys}
 
@@ -105,14 +110,14 @@ def _steps(evaluation: Evaluation) -> Section:
             f"{c.accepted:,}",
             share(c.delivered, c.accepted),
             *(
-                share(part, c.delivered) if known else "–"
-                for part, known in (
-                    (c.opened, by_email),
-                    (c.clicked, by_email),
-                    (c.replied, by_sms),
-                    (c.answered, step.step in asking),
-                    (c.opted_out, True),
-                    (c.complained, by_email),
+                _with_machines(share(part, c.delivered), machines) if known else "–"
+                for part, machines, known in (
+                    (c.opened, c.machine_opened, by_email),
+                    (c.clicked, c.machine_clicked, by_email),
+                    (c.replied, 0, by_sms),
+                    (c.answered, 0, step.step in asking),
+                    (c.opted_out, 0, True),
+                    (c.complained, 0, by_email),
                 )
             ),
         )
@@ -120,7 +125,8 @@ def _steps(evaluation: Evaluation) -> Section:
     return Section(
         title="Steps",
         lead="Messages. Delivered is a share of accepted; everything to its right is a share of delivered. "
-        "A dash: the channel does not tell.",
+        "What machines opened and clicked (mail scanners, previews, prefetching mail programs) is in no share and no "
+        "goal. A dash: the channel does not tell.",
         table=Table(
             head=(
                 "Step",
@@ -318,6 +324,8 @@ _METHOD = (
     "Delivery and bounces are shares of accepted messages; opens, clicks, responses, replies, answers, opt-outs and "
     "complaints are shares of delivered ones. A response is a click, a reply or an answer. Opens, clicks and spam "
     "reports are known of email only, replies of SMS only, so their goals count that channel alone.",
+    "Opens and clicks are people's. What a machine did is counted apart: the provider or the program's own name says "
+    "so, several links were clicked in the same second, or one within five seconds of the delivery.",
     "A conversion counts once per person, if it came after their first accepted message and within the goal's time, "
     "for the latest run of the plan that had written to them.",
     "A goal on a rate is met if even the worst that is not known yet leaves it met, missed if even the best leaves it "

@@ -178,11 +178,16 @@ def test_a_follow_up_claims_no_effect_that_was_not_compared(run, assess):
     assert "control group cannot say" in told
 
 
-def test_machine_opens_are_shown_apart(run, assess):
-    run.person(run.email(machine_opened_at=START))
+def test_what_machines_open_and_click_is_shown_apart_and_counts_for_no_goal(run, assess):
+    run.person(run.email(machine_opened_at=START, machine_clicked_at=START))
+    run.person(run.email(clicked_at=START, machine_clicked_at=START))
     result = assess(run)
-    assert result.steps[0].counts.opened == 0
-    assert any("opened 1 delivered message" in note for note in result.notes)
+    counts = result.steps[0].counts
+    assert (counts.opened, counts.machine_opened) == (0, 1)
+    assert (counts.clicked, counts.machine_clicked, counts.responded) == (1, 2, 1)
+    assert next(goal for goal in result.goals if goal.id == "respond").numerator == 1
+    assert any("opened 1 delivered message;" in note for note in result.notes)
+    assert any("clicked in 2 delivered messages;" in note for note in result.notes)
 
 
 def test_an_empty_run_is_provisional_and_decides_nothing(run, assess):

@@ -28,7 +28,12 @@ def _everything(run):
     run.person(
         email(opened_at=START + HOUR, clicked_at=START + HOUR, opted_out_at=START + DAY), *nothing, segment="vip"
     )
-    run.person(email(machine_opened_at=START), sms(replied_at=START + 3 * DAY, parts=2), email("queued"), country="CN")
+    run.person(
+        email(machine_opened_at=START, machine_clicked_at=START),
+        sms(replied_at=START + 3 * DAY, parts=2),
+        email("queued"),
+        country="CN",
+    )
     run.person(email(), sms("failed", reason="undelivered"), email("queued"), locale="zh-CN", country=None)
     run.person(email("failed", reason="bounced"), sms("not_needed", reason="condition_unknown"), email("not_due"))
     run.person(email("failed", at=None, reason="rejected"), *nothing)
@@ -54,6 +59,7 @@ def test_every_message_is_counted_once_where_it_stands(ledger, make_plan):
         opened=1,
         machine_opened=1,
         clicked=1,
+        machine_clicked=1,
         responded=1,
         opted_out=1,
     )
