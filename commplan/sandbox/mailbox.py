@@ -31,7 +31,7 @@ _BROWSERS = (
     "Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36",
 )
 _PREFETCHER = "Mozilla/5.0"
-_SCANNER = "Mozilla/5.0 (compatible; LinkScanner/1.0)"
+_SCANNER = "Barracuda Sentinel (EE)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ class Mailboxes:
         }
         self._report(mail, "deferred", moment, fields, happening="deferred")
 
-    def _bounce(self, mail: Mail, moment: float, is_permanent: bool) -> None:
+    def _bounce(self, mail: Mail, moment: float, is_permanent: bool, is_named: bool = True) -> None:
         if is_permanent:
             self.suppressed[mail.to.casefold()] = BOUNCED_BEFORE
             fields: dict[str, object] = {
@@ -161,20 +161,24 @@ class Mailboxes:
                 "reason": "451 4.7.0 Message rejected for policy reasons",
                 "bounce_classification": "Reputation",
             }
-        fields |= {"smtp-id": _smtp_id(mail), "tls": 1}
-        self._report(mail, "bounce", moment, fields, happening="bounced" if is_permanent else "blocked")
+        fields |= {"smtp-id": _smtp_id(mail), "tls": 1} if is_named else {}
+        happening = "bounced" if is_permanent else "blocked"
+        self._report(mail, "bounce", moment, fields, happening=happening, is_named=is_named)
 
     def _deliver(self, mail: Mail, moment: float, person: Person, arrival: Arrival) -> None:
         fields = {"smtp-id": _smtp_id(mail), "response": "250 2.0.0 OK", "tls": 1}
         self._report(mail, "delivered", moment, fields, happening="delivered")
         if arrival is Arrival.BOUNCED_LATER:
-            later = moment + person.nth(mail.nth).between("bounces later", HOUR, 20 * HOUR)
-            self._schedule.at(later, partial(self._bounce, mail, later, True))
+            dice = person.nth(mail.nth)
+            later = moment + dice.between("bounces later", HOUR, 20 * HOUR)
+            is_named = not dice.chance("idless", self._config.switches.idless_share)
+            self._schedule.at(later, partial(self._bounce, mail, later, True, is_named))
             return
         for act in person.email_acts(
             mail.nth,
             asks=bool(self._visitor.find(mail.urls, Place.SURVEY)),
             invites=bool(self._visitor.find(mail.urls, Place.SETUP)),
+            disguised=person.has_disguise(self._config.switches.disguised_share),
         ):
             due = moment + act.after
             self._schedule.at(due, partial(self._act, mail, person, act, due))
@@ -182,7 +186,7 @@ class Mailboxes:
     async def _act(self, mail: Mail, person: Person, act: Act, moment: float) -> None:
         match act.deed:
             case Deed.SCAN:
-                await self._scan(mail, moment)
+                await self._scan(mail, person, moment)
             case Deed.MACHINE_OPEN:
                 self._open(mail, moment, _PREFETCHER, by_machine=True)
             case Deed.OPEN:
@@ -202,13 +206,15 @@ class Mailboxes:
             case _:
                 pass  # the other deeds are of telephones, or leave no trace
 
-    async def _scan(self, mail: Mail, moment: float) -> None:
+    async def _scan(self, mail: Mail, person: Person, moment: float) -> None:
+        disguised = person.has_disguise(self._config.switches.disguised_share)
+        agent = person.nth(0).pick("browser", _BROWSERS) if disguised else _SCANNER
         self._truth.note(mail, "scanned", moment)
         urls = mail.urls + ([mail.one_click] if mail.one_click else [])
         await self._visitor.scan(dict.fromkeys(urls))
         if self._config.switches.scanner_clicks:
             for position, link in enumerate(mail.links):
-                self._click_event(mail, link, position, moment, _SCANNER)
+                self._click_event(mail, link, position, moment, agent, happening="machine_clicked")
 
     def _open(self, mail: Mail, moment: float, agent: str, *, by_machine: bool) -> None:
         happening = "machine_opened" if by_machine else "opened"
@@ -233,7 +239,9 @@ class Mailboxes:
         self._click_event(mail, mail.links[position], position, moment, person.nth(0).pick("browser", _BROWSERS))
         await self._visitor.look(url)
 
-    def _click_event(self, mail: Mail, link: Link, position: int, moment: float, agent: str) -> None:
+    def _click_event(
+        self, mail: Mail, link: Link, position: int, moment: float, agent: str, *, happening: str = "clicked"
+    ) -> None:
         if mail.tracking.clicks and link.tracked:
             fields = {
                 "url": link.url,
@@ -241,7 +249,7 @@ class Mailboxes:
                 "useragent": agent,
                 "ip": "203.0.113.10",
             }
-            self._report(mail, "click", moment, fields, happening="clicked")
+            self._report(mail, "click", moment, fields, happening=happening)
 
     async def _answer(self, mail: Mail, person: Person) -> None:
         def done(moment: float, score: int | None) -> None:
@@ -264,7 +272,16 @@ class Mailboxes:
             self.suppressed[mail.to.casefold()] = UNSUBSCRIBED_BEFORE
             self._report(mail, "unsubscribe", moment, {}, happening="unsubscribed")
 
-    def _report(self, mail: Mail, event: str, moment: float, fields: Mapping[str, object], *, happening: str) -> None:
+    def _report(
+        self,
+        mail: Mail,
+        event: str,
+        moment: float,
+        fields: Mapping[str, object],
+        *,
+        happening: str,
+        is_named: bool = True,
+    ) -> None:
         self._truth.note(mail, happening, moment)
         if happening in {"processed", "deferred", "delivered", "bounced", "blocked", "dropped"}:
             mail.status = happening
@@ -273,9 +290,12 @@ class Mailboxes:
             "event": event,
             "timestamp": int(moment + self._config.switches.clock_offset),
             "sg_event_id": new_event_id(),
-            "sg_message_id": mail.provider_id,
             **fields,
         }
+        if not is_named:
+            self._feed.emit(known)
+            return
+        known["sg_message_id"] = mail.provider_id
         if mail.categories:
             known["category"] = list(mail.categories) if len(mail.categories) > 1 else mail.categories[0]
         # Custom args stand beside the event's own fields, and lose where they have the same name.

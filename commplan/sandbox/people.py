@@ -107,17 +107,25 @@ class Person:
             drawn -= share
         return Arrival.DELIVERED
 
-    def email_acts(self, nth: int, *, asks: bool, invites: bool) -> list[Act]:
+    def has_disguise(self, share: float) -> bool:
+        """Tell whether a scanner in front of this mailbox calls itself a browser, as a share of them does."""
+        return self._dice.chance("disguised", share)
+
+    def email_acts(self, nth: int, *, asks: bool, invites: bool, disguised: bool = False) -> list[Act]:
         """Return what happens to the nth email once delivered.
 
-        `asks`: it links to a survey; `invites`: it links to something one can set up.
+        `asks`: it links to a survey; `invites`: it links to something one can set up; `disguised`: a scanner in front
+        of the mailbox hides what it is, and does not take its time.
         """
         dice = self.nth(nth)
+        scan = Act(after=dice.between("scan", 0, 1) if disguised else dice.between("scan", 1, 20), deed=Deed.SCAN)
+        if self.role is Role.SCANNER:
+            return [scan]
         if self.role is not None:
             return [Act(after=MINUTE * (number + 1), deed=deed) for number, deed in enumerate(_ROLE_DEEDS[self.role])]
         acts: list[Act] = []
         if self._dice.chance("scanned", _SCANNED_MAILBOXES):
-            acts.append(Act(after=dice.between("scan", 1, 20), deed=Deed.SCAN))
+            acts.append(scan)
         if self._dice.chance("machine", _MACHINE_OPENED):
             acts.append(Act(after=dice.between("machine open", 5, 10 * MINUTE), deed=Deed.MACHINE_OPEN))
         if not dice.chance("opens", 0.30 + 0.50 * self.keenness):
@@ -195,6 +203,7 @@ _ROLE_ARRIVALS = {
     Role.BLOCK: Arrival.BLOCKED,
     Role.DEFER: Arrival.DEFERRED,
     Role.UNDELIVERED: Arrival.UNDELIVERED,
+    Role.RETURN: Arrival.BOUNCED_LATER,
 }
 _ROLE_DEEDS: dict[Role, tuple[Deed, ...]] = {
     Role.BOUNCE: (),
@@ -210,7 +219,8 @@ _ROLE_DEEDS: dict[Role, tuple[Deed, ...]] = {
     Role.STOP: (Deed.STOP,),
     Role.UNSUBSCRIBE: (Deed.OPEN, Deed.UNSUBSCRIBE),
     Role.SPAM: (Deed.OPEN, Deed.COMPLAIN),
-    Role.SCANNER: (Deed.SCAN,),
+    Role.SCANNER: (),
+    Role.RETURN: (),
 }
 _COMMENTS = {
     "en": ("Easy to set up, thank you.", "It took me a while to find the settings.", "Great, just what I needed!"),

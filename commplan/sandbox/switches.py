@@ -49,6 +49,7 @@ class Role(StrEnum):
     UNSUBSCRIBE = "unsubscribe"
     SPAM = "spam"
     SCANNER = "scanner"
+    RETURN = "return"
 
 
 class Switches(BaseModel):
@@ -92,6 +93,14 @@ class Switches(BaseModel):
         0.05, description="Share of event POSTs that also carry an event of another system on the account"
     )
     scanner_clicks: bool = Field(True, description="A mail scanner's visits are reported as clicks")
+    disguised_share: Share = Field(
+        0.5,
+        description="Share of mail scanners that call themselves browsers and come within a second of the delivery; "
+        "the others say who they are",
+    )
+    idless_share: Share = Field(
+        0.5, description="Share of bounces after a delivery that carry no `sg_message_id` and no custom args"
+    )
     sms_per_second: float = Field(
         1.0, ge=0, description="SMS parts a sender number hands over per second of plan time; 0 is no limit"
     )
@@ -123,6 +132,8 @@ class Switches(BaseModel):
             "stray_share": 0.0,
             "foreign_share": 0.0,
             "scanner_clicks": False,
+            "disguised_share": 0.0,
+            "idless_share": 0.0,
             "sms_per_second": 0.0,
         }
         return cls.of({**calm, **changes})

@@ -26,6 +26,7 @@ HAPPENINGS = (
     "opened",
     "machine_opened",
     "clicked",
+    "machine_clicked",
     "scanned",
     "visited",
     "replied",

@@ -120,6 +120,7 @@ FACTS = {
     "undelivered": "failed_at",
     "opened": "opened_at",
     "clicked": "clicked_at",
+    "machine_clicked": "machine_clicked_at",
     "replied": "replied_at",
     "answered": "answered_at",
     "unsubscribed": "opted_out_at",

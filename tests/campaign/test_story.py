@@ -34,6 +34,8 @@ PEOPLE = [
     Customer(name="unreached", texts=Role.UNDELIVERED, mobile="+12025550111"),
     Customer(name="somewhere", mobile="+12025550112", tz=None),
     Customer(name="nowhere", mobile=None, tz=None, lang=None),
+    Customer(name="scanned", role=Role.SCANNER, texts=Role.SILENT, mobile="+12025550115"),
+    Customer(name="returned", role=Role.RETURN, texts=Role.SILENT, mobile="+12025550116"),
     Customer(name="badmail", email="badmail@", mobile="+12025550113"),
     Customer(name="oldtimer", signed_up_at="2025-01-01 00:00:00", mobile="+12025550114"),
 ]
@@ -72,6 +74,15 @@ EXPECTED = {
     "unreached": ["delivered", "failed: undelivered", "delivered", "suppressed: invalid_number"],
     "somewhere": ["delivered", "delivered", "delivered", "delivered"],
     "nowhere": ["delivered", "excluded: no_phone", "delivered", "excluded: no_phone"],
+    # A scanner's clicks are no response.
+    "scanned": ["delivered", "delivered", "delivered", "delivered"],
+    # A bounce without ids, of a message that had been delivered.
+    "returned": [
+        "failed: bounced",
+        "not_needed: condition_unknown",
+        "suppressed: hard_bounce",
+        "not_needed: earlier_step_not_sent",
+    ],
     "badmail": [
         "excluded: invalid_email",
         "not_needed: earlier_step_not_sent",
@@ -83,7 +94,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("calm", [True, pytest.param(False, marks=pytest.mark.long)], ids=["calm", "disappointing"])
 def test_everybody_gets_what_their_conduct_calls_for_and_every_figure_is_the_sandbox_s(rehearse, calm):
-    here: Rehearsal = rehearse(PEOPLE, day=3.0, calm=calm)
+    here: Rehearsal = rehearse(PEOPLE, day=3.0, calm=calm, scanner_clicks=True, idless_share=1.0)
     running = here.carry(here.start(PLAN))
     assert running.state == "finished"
     assert here.states(running) == EXPECTED
@@ -164,12 +175,13 @@ def _require_figures(here: Rehearsal, running: campaign.Campaign) -> None:
     assert judged.balanced
     for step in judged.steps:
         mine = [one for one in truth if one["ref"].step_no == step.step_no]
-        delivered = [one for one in mine if one["delivered"]]
+        delivered = [one for one in mine if one["delivered"] and not one["bounced"]]
         assert step.counts.accepted == len(mine)
         assert step.counts.delivered == len(delivered)
         assert step.counts.failed == sum(one["bounced"] or one["undelivered"] for one in mine)
         assert step.counts.opened == sum(one["opened"] for one in delivered)
         assert step.counts.clicked == sum(one["clicked"] for one in delivered)
+        assert step.counts.machine_clicked == sum(one["machine_clicked"] for one in delivered)
         assert step.counts.answered == sum(one["answered"] for one in delivered)
         assert step.counts.opted_out == sum(one["unsubscribed"] or one["opted_out"] for one in delivered)
         expected = Counter(states[step.step_no - 1].partition(":")[0] for states in EXPECTED.values())
@@ -179,7 +191,9 @@ def _require_figures(here: Rehearsal, running: campaign.Campaign) -> None:
     converted = {int(one["to"].startswith("converter")) for one in truth if one["converted"]}
     assert converted == {1}
     assert goals["activate"].numerator == 1
-    assert goals["arrive"].numerator == sum(one["delivered"] for one in truth if one["ref"].step_no == 1)
+    assert goals["arrive"].numerator == sum(
+        one["delivered"] and not one["bounced"] for one in truth if one["ref"].step_no == 1
+    )
     scores = [one["score"] for one in truth if one["answered"]]
     (survey,) = judged.surveys
     assert survey.scores == {scores[0]: 1}

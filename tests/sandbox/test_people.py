@@ -88,6 +88,31 @@ def test_a_scanner_opens_every_link_and_unsubscribes_nobody(start, receiver):
     assert len(receiver.events("click")) == 2
 
 
+@pytest.mark.parametrize(("share", "agent", "latest"), [(0.0, "Barracuda Sentinel (EE)", 20), (1.0, "Mozilla/5.0", 1)])
+def test_a_scanner_clicks_every_link_at_once_under_its_own_name_or_a_browsers(start, receiver, share, agent, latest):
+    sandbox = start(scanner_clicks=True, disguised_share=share)
+    sandbox.post(onboarding(sandbox, receiver, "scanner@person.example.com"))
+    (truth,) = sandbox.settle()
+    assert (truth["clicked"], truth["machine_clicked"]) == (False, True)
+    one, other = receiver.events("click")
+    (delivered,) = receiver.events("delivered")
+    assert one["timestamp"] == other["timestamp"] <= delivered["timestamp"] + latest + 1
+    assert one["url"] != other["url"]
+    assert one["useragent"].startswith(agent)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_bounce_after_the_delivery_may_come_without_ids(start, receiver, share):
+    sandbox = start(idless_share=share)
+    sandbox.post(onboarding(sandbox, receiver, "return@person.example.com"))
+    (truth,) = sandbox.settle()
+    assert (truth["delivered"], truth["bounced"]) == (True, True)
+    (bounce,) = receiver.events("bounce")
+    assert bounce["email"] == "return@person.example.com"
+    told = {"sg_message_id", "smtp-id", *sandbox.mail("x@person.example.com")["personalizations"][0]["custom_args"]}
+    assert bounce.keys() & told == (set() if share else told)
+
+
 def test_a_survey_is_answered_by_its_form_with_the_score_of_the_link(start, receiver):
     sandbox = start()
     sandbox.post(onboarding(sandbox, receiver, "answer@person.example.com", survey=True))

@@ -45,7 +45,8 @@ def test_the_ledger_and_the_sandbox_agree_about_every_single_message(demo: Any) 
         assert (row["state"] == MessageState.DELIVERED) == (record["delivered"] and not record["bounced"]), ref
         assert (row["opened_at"] is not None) == record["opened"], ref
         assert (row["machine_opened_at"] is not None) == record["machine_opened"], ref
-        assert (row["clicked_at"] is not None) == (record["clicked"] or record["scanned"]), ref
+        assert (row["clicked_at"] is not None) == record["clicked"], ref
+        assert (row["machine_clicked_at"] is not None) == record["machine_clicked"], ref
         assert (row["answered_at"] is not None) == record["answered"], ref
         # A STOP is an opt-out and not a reply.
         assert (row["replied_at"] is not None) == (record["replied"] and not record["opted_out"]), ref
@@ -62,7 +63,8 @@ def test_every_figure_of_the_evaluation_is_the_sandboxs(demo: Any) -> None:
         assert counts["accepted"] == len(records)
         assert counts["delivered"] == len(delivered)
         assert counts["opened"] == sum(record["opened"] for record in delivered)
-        assert counts["clicked"] == sum(record["clicked"] or record["scanned"] for record in delivered)
+        assert counts["clicked"] == sum(record["clicked"] for record in delivered)
+        assert counts["machine_clicked"] == sum(record["machine_clicked"] for record in delivered)
         assert counts["answered"] == sum(record["answered"] for record in delivered)
         assert counts["opted_out"] == sum(record["opted_out"] or record["unsubscribed"] for record in delivered)
     scores = Counter(str(record["score"]) for record in truth.values() if record["answered"] and record["score"])
