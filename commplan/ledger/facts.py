@@ -38,7 +38,6 @@ _DELIVERY: Mapping[ReceiptKind, str] = {
     **dict.fromkeys(_FAILURES, "failed_at"),
 }
 _DELIVERY_MOMENTS = ("sent_at", "delivered_at", "failed_at")
-#: Kinds of which the doings of people and machines follow: a delivery tells how soon after it somebody clicked.
 _REACTIONS = reaction.REACTIONS | {ReceiptKind.DELIVERED}
 _ON_WIRE = (MessageState.SENDING, MessageState.UNKNOWN)
 _TAKEN = (MessageState.ACCEPTED, MessageState.DELIVERED, MessageState.FAILED)
@@ -78,22 +77,54 @@ def apply(connection: Connection, facts: Iterable[Fact], *, now: datetime) -> Fo
     outweighs a delivery, a delivery an acceptance. A receipt of an attempt that the message does not stand for is
     kept, and says nothing about delivery; what somebody does with a message counts whichever attempt brought it.
     """
-    found = _insert_new(connection, facts)
+    by_key = _earliest_told(facts)
+    before = reaction.known(connection, {fact.ref for fact in by_key.values() if fact.ref and _reacts(fact)})
+    found = _insert_new(connection, by_key)
     if not found:
         return Folded(new=(), accepted=())
     accepted = _accept_proven(connection, found, now=now)
     _fold_delivery(connection, found)
     _place_strays(connection, found)
-    reaction.fold(connection, {fact.ref for fact in found if fact.ref is not None and fact.receipt.kind in _REACTIONS})
+    told: dict[MessageRef, list[reaction.Told]] = {}
+    for fact in found:
+        if fact.ref is not None and _reacts(fact):
+            told.setdefault(fact.ref, []).append(_told(fact))
+    reaction.fold(connection, before, told)
     return Folded(new=tuple(found), accepted=tuple(accepted))
 
 
-def _insert_new(connection: Connection, facts: Iterable[Fact]) -> list[Fact]:
+def _told(fact: Fact) -> reaction.Told:
+    receipt = fact.receipt
+    return reaction.Told(
+        key=receipt.key,
+        kind=receipt.kind,
+        at=to_micros(fact.at),
+        attempt_id=_attempt_id(fact),
+        url_key=receipt.url_key,
+        machine_why=receipt.machine_why,
+    )
+
+
+def _attempt_id(fact: Fact) -> str | None:
+    """Return the request's id as the store holds it: whatever a post says in its place, no longer than one of ours."""
+    return (fact.receipt.attempt_id or "")[:32] or None
+
+
+def _reacts(fact: Fact) -> bool:
+    """Whether what people and machines did follows from it: a delivery tells how soon after it somebody clicked."""
+    return fact.receipt.kind in _REACTIONS
+
+
+def _earliest_told(facts: Iterable[Fact]) -> dict[str, Fact]:
     by_key: dict[str, Fact] = {}
     for fact in facts:
         known = by_key.setdefault(fact.receipt.key, fact)
         if fact.at < known.at:
             by_key[fact.receipt.key] = fact
+    return by_key
+
+
+def _insert_new(connection: Connection, by_key: Mapping[str, Fact]) -> list[Fact]:
     if not by_key:
         return []
     rows = given(
@@ -119,7 +150,7 @@ def _insert_new(connection: Connection, facts: Iterable[Fact]) -> list[Fact]:
                 fact.receipt.source,
                 fact.receipt.kind,
                 *((None, None, None) if fact.ref is None else (fact.ref.run_id, fact.ref.step_no, fact.ref.seq)),
-                (fact.receipt.attempt_id or "")[:32] or None,
+                _attempt_id(fact),
                 fact.receipt.provider_id,
                 fact.receipt.code,
                 to_micros(fact.at),

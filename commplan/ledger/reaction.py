@@ -6,9 +6,9 @@ machine's, too, and a delivery that is told late may make a click too soon.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Connection, Integer, String, select, type_coerce, update
 
@@ -45,8 +45,7 @@ _SECOND = 1_000_000
 _SOONEST = SOONEST_CLICK // timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(NamedTuple):
     """One receipt of a message; `at` in microseconds, `machine_why` as the store has it."""
 
     key: str
@@ -57,39 +56,11 @@ class Told:
     machine_why: MachineWhy | None = None
 
 
-def fold(connection: Connection, refs: Collection[MessageRef]) -> None:
-    """Write what the receipts of some messages say of people's and of machines' doings, in the caller's transaction.
-
-    Every open and click is marked anew, so whatever else became known in the meantime counts for all of them.
-    """
+def known(connection: Connection, refs: Collection[MessageRef]) -> dict[MessageRef, list[Told]]:
+    """Return what is on record of some messages; to be asked before more is, so that only that is read."""
     if not refs:
-        return
-    marks: list[tuple[str, str | None]] = []
-    rows: list[tuple[int | None, ...]] = []
-    for ref, told in _told(connection, refs).items():
-        whys = judge(told)
-        marks += [(one.key, whys[one.key]) for one in told if one.key in whys and whys[one.key] != one.machine_why]
-        if any(one.kind in REACTIONS for one in told):
-            moments = _moments(told, whys)
-            rows.append((ref.run_id, ref.step_no, ref.seq, *(moments.get(name) for name in _COLUMNS)))
-    if marks:
-        marked = given(connection, {"receipt_key": String(), "machine_why": String()}, sorted(marks))
-        connection.execute(
-            update(receipts)
-            .where(receipts.c.receipt_key == marked.c.receipt_key)
-            .values(machine_why=marked.c.machine_why)
-        )
-    if rows:
-        known = given(connection, {**_REF, **{name: UtcDateTime() for name in _COLUMNS}}, rows)
-        connection.execute(
-            update(messages)
-            .where(*(messages.c[name] == known.c[name] for name in _REF))
-            .values({name: known.c[name] for name in _COLUMNS})
-        )
-
-
-def _told(connection: Connection, refs: Iterable[MessageRef]) -> dict[MessageRef, list[Told]]:
-    wanted = given(connection, _REF, [(ref.run_id, ref.step_no, ref.seq) for ref in sorted(refs)])
+        return {}
+    wanted = given(connection, _REF, [(ref.run_id, ref.step_no, ref.seq) for ref in refs])
     r = receipts.c
     found: dict[MessageRef, list[Told]] = {}
     for run_id, step_no, seq, key, kind, at, attempt_id, url_key, why in connection.execute(
@@ -103,22 +74,45 @@ def _told(connection: Connection, refs: Iterable[MessageRef]) -> dict[MessageRef
             r.attempt_id,
             r.url_key,
             r.machine_why,
-        ).where(
-            *(r[name] == wanted.c[name] for name in _REF),
-            r.kind.in_((*REACTIONS, ReceiptKind.DELIVERED)),
-        )
+        ).where(*(r[name] == wanted.c[name] for name in _REF), r.kind.in_((*REACTIONS, ReceiptKind.DELIVERED)))
     ):
-        found.setdefault(MessageRef(RunId(run_id), step_no, seq), []).append(
-            Told(
-                key=key,
-                kind=ReceiptKind(kind),
-                at=at,
-                attempt_id=attempt_id,
-                url_key=url_key,
-                machine_why=None if why is None else MachineWhy(why),
-            )
-        )
+        told = Told(key, ReceiptKind(kind), at, attempt_id, url_key, None if why is None else MachineWhy(why))
+        found.setdefault(MessageRef(RunId(run_id), step_no, seq), []).append(told)
     return found
+
+
+def fold(
+    connection: Connection, before: Mapping[MessageRef, Sequence[Told]], new: Mapping[MessageRef, Sequence[Told]]
+) -> None:
+    """Write what people and machines did with the messages of `new` receipts, in the caller's transaction.
+
+    `before` is what was `known` of them. Every open and click is marked anew, so whatever else became known in the
+    meantime counts for all of them.
+    """
+    marks: list[tuple[str, str | None]] = []
+    rows: list[tuple[int | None, ...]] = []
+    for ref, added in new.items():
+        told = [*before.get(ref, ()), *added]
+        whys = judge(told)
+        changed = [(one.key, whys[one.key]) for one in told if one.key in whys and whys[one.key] != one.machine_why]
+        marks += changed
+        if changed or any(one.kind in REACTIONS for one in added):
+            moments = _moments(told, whys)
+            rows.append((ref.run_id, ref.step_no, ref.seq, *map(moments.get, _COLUMNS)))
+    if marks:
+        marked = given(connection, {"receipt_key": String(), "machine_why": String()}, marks)
+        connection.execute(
+            update(receipts)
+            .where(receipts.c.receipt_key == marked.c.receipt_key)
+            .values(machine_why=marked.c.machine_why)
+        )
+    if rows:
+        firsts = given(connection, {**_REF, **{name: UtcDateTime() for name in _COLUMNS}}, rows)
+        connection.execute(
+            update(messages)
+            .where(*(messages.c[name] == firsts.c[name] for name in _REF))
+            .values({name: firsts.c[name] for name in _COLUMNS})
+        )
 
 
 def judge(told: Sequence[Told]) -> dict[str, MachineWhy | None]:

@@ -78,7 +78,7 @@ def _addresses(connection: Connection, delivered: Collection[MessageRef]) -> Ite
     """Return the addresses of messages at which there are bounces without ids."""
     if not delivered:
         return ()
-    rows = given(connection, _REF, [_parts(ref) for ref in sorted(delivered)])
+    rows = given(connection, _REF, [_parts(ref) for ref in delivered])
     found = connection.execute(
         select(receipts.c.address_key)
         .distinct()
