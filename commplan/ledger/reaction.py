@@ -38,8 +38,6 @@ _MACHINE_FIRSTS: Mapping[ReceiptKind, str] = {
 _COLUMNS = (*_FIRSTS.values(), *_MACHINE_FIRSTS.values(), "opted_out_at")
 #: Kinds that the rows above follow from.
 REACTIONS = frozenset({*_FIRSTS, ReceiptKind.MACHINE_OPENED, ReceiptKind.OPTED_OUT, ReceiptKind.OPTED_IN})
-#: Told by the event itself; the other reasons by its neighbours.
-_OWN = frozenset({MachineWhy.FLAGGED, MachineWhy.AGENT})
 _REF = {"run_id": BigInteger(), "step_no": Integer(), "seq": Integer()}
 _SECOND = 1_000_000
 _SOONEST = SOONEST_CLICK // timedelta(microseconds=1)
@@ -132,19 +130,21 @@ def judge(told: Sequence[Told]) -> dict[str, MachineWhy | None]:
     for one in told:
         if one.kind is ReceiptKind.MACHINE_OPENED:
             whys[one.key] = MachineWhy.FLAGGED
-        elif one.kind is ReceiptKind.OPENED or (one.kind is ReceiptKind.CLICKED and one.machine_why in _OWN):
+        elif one.kind is ReceiptKind.OPENED:
             whys[one.key] = one.machine_why
         elif one.kind is ReceiptKind.CLICKED:
-            whys[one.key] = _why_of_click(one, arrived.get(one.attempt_id), links)
+            # By its name it is one whatever else is known.
+            own = one.machine_why is MachineWhy.AGENT
+            whys[one.key] = one.machine_why if own else _why_of_click(one, arrived.get(one.attempt_id), links)
     return whys
 
 
 def _why_of_click(click: Told, arrived: int | None, links: Mapping[int, set[str]]) -> MachineWhy | None:
     second = click.at // _SECOND
-    if click.url_key is not None and any(
-        links.get(near, set()) - {click.url_key} for near in (second - 1, second, second + 1)
-    ):
-        return MachineWhy.ALL_LINKS
+    for near in (second - 1, second, second + 1):
+        others = links.get(near)
+        if others is not None and click.url_key is not None and (len(others) > 1 or click.url_key not in others):
+            return MachineWhy.ALL_LINKS
     return MachineWhy.TOO_SOON if arrived is not None and click.at < arrived + _SOONEST else None
 
 

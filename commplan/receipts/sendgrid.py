@@ -118,8 +118,8 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
         kind = Kind.MACHINE_OPENED
     token, attempt_id, provider_id = text_of(event, "cp_m"), text_of(event, "cp_a"), text_of(event, "sg_message_id")
     address, url = text_of(event, "email", 320), text_of(event, "url", 2_000)
-    agent_name = (text_of(event, "useragent", 400) or "") if kind in _REACTIONS else None
-    agent = None if agent_name is None else classify(agent_name)
+    agent = classify(_agent_name(event)) if kind in _REACTIONS else None
+    why = _machine_why(kind, agent)
     return Receipt(
         # Not sg_event_id: it has been seen to change when a post is retried.
         key=natural_key(
@@ -132,7 +132,7 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
             provider_id or text_of(event, "smtp-id") or "",
             url or "",
             # A scanner and a person may follow one link in the same second.
-            *([agent_name] if agent_name else []),
+            *([agent] if why is MachineWhy.AGENT and agent is not None else []),
         ),
         source="sendgrid",
         kind=kind,
@@ -143,9 +143,14 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
         code=_code(kind, event, name),
         agent_class=agent,
         url_key=url_key(url) if url and kind is Kind.CLICKED else None,
-        machine_why=_machine_why(kind, agent),
+        machine_why=why,
         address=address,
     )
+
+
+def _agent_name(event: Mapping[str, object]) -> str:
+    name = event.get("useragent")
+    return name[:400] if isinstance(name, str) else ""
 
 
 def _machine_why(kind: Kind, agent: AgentClass | None) -> MachineWhy | None:

@@ -122,8 +122,9 @@ def test_a_fact_keeps_its_key_when_the_event_id_changes_and_loses_it_when_the_fa
         key(cp_a="1" * 32),
         key(event="open"),
         key(sg_message_id="other"),
+        key(useragent="Barracuda Sentinel (EE)"),
     ]
-    assert len({key(), *others}) == 7
+    assert len({key(), *others}) == 8
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"nonsense", b"\xff", b"[" * 100_000, b"1" * 10_000])
