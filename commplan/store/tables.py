@@ -481,6 +481,8 @@ feed_beats = Table(
     Column("channel", String(8), nullable=False),
     Column("sent_at", UtcDateTime, nullable=False),
     Column("heard_at", UtcDateTime),
+    Column("missing", Text),  # JSON: kinds of events that the provider did not report then
+    Column("failure", Text),  # why none could be sent; then it says nothing about the way back
     Index(None, "channel", "sent_at"),
 )
 

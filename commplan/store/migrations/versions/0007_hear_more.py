@@ -63,6 +63,8 @@ def upgrade() -> None:
         sa.Column("channel", sa.String(length=8), nullable=False),
         sa.Column("sent_at", types.UtcDateTime(), nullable=False),
         sa.Column("heard_at", types.UtcDateTime(), nullable=True),
+        sa.Column("missing", sa.Text(), nullable=True),
+        sa.Column("failure", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("nonce_key", name=op.f("pk_feed_beats")),
     )
     op.create_index(op.f("ix_feed_beats_channel_sent_at"), "feed_beats", ["channel", "sent_at"], unique=False)
