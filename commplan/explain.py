@@ -71,6 +71,7 @@ RULES: dict[Reason, str] = {
     Reason.LEFT_AUDIENCE: "the audience's query no longer returns this person",
     Reason.CONTENT_DAMAGED: "its frozen content is damaged in the store, and nothing is sent on a guess",
     Reason.TOO_LATE: "not_after: it was too late to send it",
+    Reason.SILENCE_UNPROVEN: "not_after: until then nobody could tell silence from a feed that was closed",
     Reason.RUN_CANCELLED: "the run was cancelled",
     Reason.RUN_ENDED: "the run ended before it was its turn",
     Reason.REJECTED: "the provider refused it",

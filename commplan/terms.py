@@ -85,6 +85,14 @@ class OnUnknown(StrEnum):
     RESEND = "resend"  #: they are sent again, and may arrive twice
 
 
+class FeedDecision(StrEnum):
+    """What a person decides about a step that rests on silence."""
+
+    GO = "go"  #: who has waited until now is written to, whatever the feed says
+    HOLD = "hold"  #: nobody is, whatever the feed says
+    AUTO = "auto"  #: as the feed says
+
+
 class Retry(StrEnum):
     """What a person may have sent again."""
 
@@ -166,6 +174,7 @@ class Reason(StrEnum):
     LEFT_AUDIENCE = "left_audience"
     CONTENT_DAMAGED = "content_damaged"
     TOO_LATE = "too_late"
+    SILENCE_UNPROVEN = "silence_unproven"
     RUN_CANCELLED = "run_cancelled"
     RUN_ENDED = "run_ended"
     # the provider

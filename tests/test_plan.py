@@ -38,6 +38,14 @@ def tree(plan: Plan) -> dict[str, Any]:
     return plan.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
+def test_a_step_may_be_a_day_late_and_two_if_it_rests_on_silence(onboarding: Plan) -> None:
+    welcome, nudge, _ = onboarding.sequence
+    assert (welcome.lateness, nudge.lateness) == (timedelta(days=1), timedelta(days=3))
+    unsaid = {"not_after": None}
+    assert nudge.model_copy(update=unsaid).lateness == timedelta(days=2)
+    assert Step(step="a", channel="sms", content="a", when="clicked(welcome)").lateness == timedelta(days=1)
+
+
 # durations, shares, targets
 
 

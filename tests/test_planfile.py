@@ -591,6 +591,10 @@ def test_a_plan_says_which_variables_it_needs() -> None:
             "20: sequence[1].window: is open for less than 1 hour a day; "
             "after a short disturbance the messages wait for the next day"
         ]),
+        ([("wait: P1D", "wait: P1D, not_after: PT24H")], [
+            "20: sequence[1].not_after: is shorter than the 25 hours after which silence is proven again once the "
+            "receiver was down, so that this step then goes to nobody; write PT25H or more, or leave it out: P2D"
+        ]),
         ([("wait: P1D", "wait: PT0S")], [
             "20: sequence[1].when: asks about one, which is sent no earlier than this step, so that nothing is "
             "known of it; wait longer here, or let this step come `after` it"

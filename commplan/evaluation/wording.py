@@ -39,6 +39,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.LEFT_AUDIENCE: "left the audience meanwhile",
     Reason.CONTENT_DAMAGED: "its frozen content was damaged in the store",
     Reason.TOO_LATE: "its time had passed",
+    Reason.SILENCE_UNPROVEN: "their silence could not be told from a closed feed in time",
     Reason.RUN_CANCELLED: "the run was cancelled",
     Reason.RUN_ENDED: "the run ended before it was known whether the earlier step arrived",
     Reason.REJECTED: "the provider refused it",

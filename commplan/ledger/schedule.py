@@ -110,7 +110,7 @@ def _release(
                 touch,
                 row.begun + touch.wait,
                 zones_of(row.zone, row.country, plan.zone),
-                plan.sequence[step_no - 1].not_after,
+                plan.sequence[step_no - 1].lateness,
             )
             changes.append({"of": row.seq, "due": due, "late": late})
         if changes:

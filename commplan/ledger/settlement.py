@@ -263,7 +263,7 @@ def _chosen(run_id: RunId, only: Retry) -> ColumnElement[bool]:
     )
     return and_(
         messages.c.state == MessageState.EXPIRED,
-        messages.c.reason == Reason.TOO_LATE,
+        messages.c.reason.in_((Reason.TOO_LATE, Reason.SILENCE_UNPROVEN)),
         messages.c.address_key.is_not(None),
         ~perhaps_sent.correlate(messages).exists(),
     )
@@ -285,7 +285,7 @@ def retry(store: Store, run_id: RunId, only: Retry) -> int:
                 update(messages)
                 .where(messages.c.run_id == run_id, messages.c.step_no == step_no, _chosen(run_id, only))
                 .values(
-                    state=MessageState.QUEUED, reason=None, due_at=now, not_after=now + step.not_after, batch_id=None
+                    state=MessageState.QUEUED, reason=None, due_at=now, not_after=now + step.lateness, batch_id=None
                 )
             ).rowcount
         for at in range(0, len(which), 500):

@@ -17,11 +17,13 @@ from commplan.window import Window
 
 #: A window shorter than this lets few messages through, and none after a short disturbance.
 SHORT_WINDOW = timedelta(hours=1)
+#: After a gap of the feed providers repeat what it missed for so long; `ledger.feed` waits for it.
+SILENCE_PROVEN_AGAIN = timedelta(hours=25)
 
 
 def advise(plan: Plan) -> list[Problem]:
     """Return what a planner should look at again, in no particular order."""
-    return [*_windows(plan), *_waits(plan), *_unused(plan), *_judged_early(plan)]
+    return [*_windows(plan), *_waits(plan), *_silences(plan), *_unused(plan), *_judged_early(plan)]
 
 
 def _windows(plan: Plan) -> Iterator[Problem]:
@@ -68,6 +70,17 @@ def _waits(plan: Plan) -> Iterator[Problem]:
                     rule=f"asks about {name}, which is sent no earlier than this step, so that nothing is known of it",
                     remedy="wait longer here, or let this step come `after` it",
                 )
+
+
+def _silences(plan: Plan) -> Iterator[Problem]:
+    for number, step in enumerate(plan.sequence):
+        if step.silences and step.lateness < SILENCE_PROVEN_AGAIN:
+            yield Problem(
+                path=("sequence", number, "not_after"),
+                rule="is shorter than the 25 hours after which silence is proven again once the receiver was down, so "
+                "that this step then goes to nobody",
+                remedy="write PT25H or more, or leave it out: P2D",
+            )
 
 
 def _unused(plan: Plan) -> Iterator[Problem]:

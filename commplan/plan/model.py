@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from commplan import condition as conditions
-from commplan.condition import Condition
+from commplan.condition import Claim, Condition
 from commplan.plan.coherence import cross_check
 from commplan.plan.field import (
     ColumnName,
@@ -39,6 +39,7 @@ from commplan.plan.field import (
     When,
     Zone,
 )
+from commplan.silence import silences
 from commplan.terms import Channel, OnUnknown, Purpose
 from commplan.window import SMS_HOURS, Window
 
@@ -175,7 +176,10 @@ class Step(Part):
     window: Hours | None = Field(
         None, description="The recipient's local hours; SMS without one gets 09:00-20:00, email any hour"
     )
-    not_after: PositiveDuration = Field(timedelta(days=1), description="How late it may still be sent")
+    not_after: PositiveDuration | None = Field(
+        None,
+        description="How late it may still be sent; left out: P1D, or P2D where `when` rests on silence",
+    )
     on_unknown: OnUnknown = Field(
         OnUnknown.HOLD,
         description="What becomes of messages that may have been sent, when no evidence came within 25 hours: `hold`, "
@@ -188,6 +192,16 @@ class Step(Part):
     def condition(self) -> Condition | None:
         """The parsed `when`."""
         return None if self.when is None else conditions.parse(self.when)
+
+    @cached_property
+    def silences(self) -> tuple[Claim, ...]:
+        """The claims whose absence can make `when` hold; with any, the step rests on silence."""
+        return tuple(silences(self.condition))
+
+    @property
+    def lateness(self) -> timedelta:
+        """How late it may still be sent: after a gap of the feed it takes 25 hours until silence is proven again."""
+        return self.not_after or timedelta(days=2 if self.silences else 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

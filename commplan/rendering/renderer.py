@@ -137,7 +137,7 @@ class Renderer:
             touch = self._plan.touch(step_no, segment)
             due = late = None
             if self._plan.follows(step_no) is None:
-                lateness = self._plan.sequence[step_no - 1].not_after
+                lateness = self._plan.sequence[step_no - 1].lateness
                 due, late = due_in(touch, self._begins, zones_of(zone, country, self._plan.zone), lateness)
             found = _Occasion(touch=touch, due_at=due, not_after=late)
             self._occasions[step_no, segment, zone, country] = found
