@@ -86,3 +86,32 @@ class Listing:
 
     sightings: tuple[Sighting, ...]
     provider_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventHook:
+    """An event webhook as it is set up at the email provider; `public_key` is None for one that is not signed."""
+
+    hook_id: str
+    url: str
+    is_on: bool
+    events: frozenset[str]
+    public_key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextStatus:
+    """What became of a text by the provider's own account, in its words."""
+
+    provider_id: str
+    status: str
+    code: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboundText:
+    """A text that somebody wrote to our number, as the provider keeps it."""
+
+    provider_id: str
+    sender: str = field(repr=False)
+    body: str = field(repr=False)

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from commplan.channels.email_sendgrid import SendGridGateway
 from commplan.channels.sms_twilio import TwilioGateway
-from commplan.envelope import Acceptance, EmailBatch, Listing, TextMessage
+from commplan.envelope import Acceptance, EmailBatch, EventHook, InboundText, Listing, TextMessage, TextStatus
 from commplan.errors import Finding, InputError
 from commplan.settings import Settings, kind_of
 from commplan.terms import Channel
@@ -41,6 +41,12 @@ class EmailGateway(Protocol):
         `known` are ids of requests whose messages need no closer look; they are left out.
         """
 
+    def event_hooks(self) -> tuple[EventHook, ...]:
+        """Return the event webhooks of the account; only reads. DeliveryError for whatever is not a whole answer."""
+
+    def test_hook(self, hook_id: str, url: str) -> None:
+        """Have the provider post an invented event to `url`, as it posts those of a webhook. DeliveryError if not."""
+
     def close(self) -> None:
         """Close the connections."""
 
@@ -56,6 +62,12 @@ class SmsGateway(Protocol):
 
     def find(self, number: str) -> Listing:
         """Return every message to a number that the provider's list shows; raises as `EmailGateway.find`."""
+
+    def fetch(self, provider_id: str) -> TextStatus:
+        """Return what became of a text; only reads. DeliveryError for whatever is not a whole answer."""
+
+    def received(self, since: datetime) -> tuple[InboundText, ...]:
+        """Return every text that was written to our number since then, or a day before; raises as `fetch`."""
 
     def close(self) -> None:
         """Close the connections."""

@@ -20,7 +20,7 @@ from sendgrid import SendGridAPIClient
 
 from commplan.channels.failures import http_date, of_sendgrid, plain_id
 from commplan.channels.transport import Answer, Transport
-from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, Listing, Sighting
+from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, EventHook, Listing, Sighting
 from commplan.errors import HaltError, RejectedError, UnknownError
 from commplan.settings import EmailSettings
 
@@ -33,6 +33,7 @@ MOST_LOGGED = 1_000
 #: What cannot stand in a question: how the query language escapes these is not documented.
 _NOT_ASKABLE = re.compile(r"['\"\\\x00-\x1f\x7f]")
 
+_HOOKS = "read and test the event webhook"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HEADER_URL = re.compile(r"https?://[!-;=?-~]+")
 _TRACKING = {
@@ -176,6 +177,34 @@ class SendGridGateway:
                 )
         return Listing(sightings=tuple(sightings), provider_time=provider_time)
 
+    def event_hooks(self) -> tuple[EventHook, ...]:
+        """Read the account's event webhooks, with their address and the kinds of events they post.
+
+        DeliveryError for everything that is not a whole answer.
+        """
+        with _reading(_HOOKS):
+            answer = self._sendgrid.client.user.webhooks.event.settings.all.get()
+            return tuple(
+                EventHook(
+                    hook_id=str(hook["id"] or ""),
+                    url=str(hook["url"] or ""),
+                    is_on=hook["enabled"] is True,
+                    events=frozenset(name for name, value in hook.items() if value is True),
+                    public_key=hook.get("public_key") or None,
+                )
+                for hook in json.loads(answer.body)["webhooks"]
+            )
+
+    def test_hook(self, hook_id: str, url: str) -> None:
+        """Ask SendGrid to post an invented event to `url` at once, as one of the webhook `hook_id`; it does so once.
+
+        DeliveryError if it refuses, or may not have understood.
+        """
+        with _reading(_HOOKS):
+            self._sendgrid.client.user.webhooks.event.test.post(
+                request_body=_Body(orjson.dumps({"id": hook_id, "url": url}))
+            )
+
     def close(self) -> None:
         """Close the idle connections."""
         self._transport.close()
@@ -215,17 +244,17 @@ def is_askable(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def _reading() -> Iterator[None]:
-    """Turn whatever keeps an answer from being read into a DeliveryError."""
+def _reading(what: str = "read the Email Logs") -> Iterator[None]:
+    """Turn whatever keeps an answer from being read into a DeliveryError; `what` it needs a permission for."""
     try:
         yield
     except HaltError as error:
         if error.status != 403:
             raise
-        reason = "SendGrid does not let this key read the Email Logs; give it that permission in the SendGrid console"
+        reason = f"SendGrid does not let this key {what}; give it that permission in the SendGrid console"
         raise HaltError(f"{reason} (HTTP 403)", status=403, code=error.code) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UnknownError("SendGrid's answer is not the log it documents") from None
+        raise UnknownError("SendGrid's answer is not the one it documents") from None
 
 
 def _serialise(shared: Mapping[str, object], personalizations: Sequence[Mapping[str, object]]) -> _Body:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from base64 import b64encode
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode, urlsplit
 
 from twilio.base.exceptions import TwilioException
@@ -18,7 +18,7 @@ from twilio.rest import Client
 
 from commplan.channels.failures import TWILIO_CODES, http_date, of_twilio, plain_id
 from commplan.channels.transport import Transport
-from commplan.envelope import Acceptance, Listing, Sighting, TextMessage
+from commplan.envelope import Acceptance, InboundText, Listing, Sighting, TextMessage, TextStatus
 from commplan.errors import RejectedError, UnknownError
 from commplan.settings import SmsSettings
 
@@ -144,6 +144,47 @@ class TwilioGateway:
         if provider_time is None:
             raise UnknownError("Twilio's answer does not say when it was given")
         return Listing(sightings=tuple(sightings), provider_time=provider_time)
+
+    def fetch(self, provider_id: str) -> TextStatus:
+        """Ask what became of a text, in Twilio's own words.
+
+        Only reads. DeliveryError for everything that is not a whole answer, a text that Twilio does not know included.
+        """
+        try:
+            row = self._messages(provider_id).fetch()
+            status = TextStatus(
+                provider_id=str(row.sid),
+                status=str(row.status),
+                code=None if row.error_code is None else str(row.error_code),
+            )
+        except (ValueError, KeyError, AttributeError, TypeError, TwilioException):
+            raise UnknownError("Twilio's answer is not the message it documents") from None
+        if status.provider_id != provider_id:
+            raise UnknownError("Twilio's answer is about another message")
+        return status
+
+    def received(self, since: datetime) -> tuple[InboundText, ...]:
+        """Read what was written to our number since then, and up to a day before, page after page.
+
+        Only reads. DeliveryError for everything that is not a whole answer.
+        """
+        # By the day: the documents promise no more of this filter.
+        day = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
+        found: list[InboundText] = []
+        try:
+            page, pages = self._messages.page(to=self._from, date_sent_after=day, page_size=PAGE_SIZE), 1
+            while page is not None:
+                found += [
+                    InboundText(provider_id=str(row.sid), sender=row.from_ or "", body=row.body or "")
+                    for row in page
+                    if row.direction == "inbound"
+                ]
+                page, pages = page.next_page(), pages + 1
+                if page is not None and pages > MOST_PAGES:
+                    raise ValueError
+        except (ValueError, KeyError, AttributeError, TypeError, TwilioException):
+            raise UnknownError("Twilio's answer is not the list it documents") from None
+        return tuple(found)
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -35,6 +35,7 @@ from commplan.sandbox.truth import Truth
 from commplan.sandbox.twilio import Twilio
 from commplan.sandbox.visit import Visitor
 from commplan.sandbox.webhook import Callbacks, EventFeed
+from commplan.sandbox.webhooks import Webhooks
 
 
 def create_app(config: SandboxConfig) -> Starlette:
@@ -75,6 +76,7 @@ def create_app(config: SandboxConfig) -> Starlette:
     routes = [
         *SendGrid(config, mailboxes, faults).routes(),
         *MailLog(config, mailboxes).routes(),
+        *Webhooks(config, feed).routes(),
         *Twilio(config, handsets, faults).routes(),
         *site.routes(),
         *console.routes(),

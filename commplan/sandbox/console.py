@@ -56,6 +56,7 @@ class Console:
             Route("/sandbox/messages", self._messages, methods=["GET"]),
             Route("/sandbox/messages/{provider_id}", self._message, methods=["GET"]),
             Route("/sandbox/faults", self._ask_fault, methods=["POST"]),
+            Route("/sandbox/feed", self._cut_feed, methods=["POST"]),
         ]
 
     async def _health(self, request: Request) -> Response:
@@ -115,6 +116,16 @@ class Console:
             expected = {"channel": [*Channel], "fault": [*Fault], "times": "a number, 1 unless told"}
             return JSONResponse({"error": "not a fault that can be asked for", "expected": expected}, status_code=400)
         self._faults.ask(channel, fault, times)
+        return Response(status_code=204)
+
+    async def _cut_feed(self, request: Request) -> Response:
+        try:
+            down = json.loads(await request.body())["down"]
+        except (ValueError, KeyError, TypeError):
+            down = None
+        if not isinstance(down, bool):
+            return JSONResponse({"error": "say whether the feed is down", "expected": {"down": True}}, status_code=400)
+        self._feed.is_down = self._callbacks.is_down = down
         return Response(status_code=204)
 
 

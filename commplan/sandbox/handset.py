@@ -228,6 +228,7 @@ class Handsets:
             callback=None,
             validity=0,
             direction="inbound",
+            times={"sent": moment},
         )
         self._keep(inbound)
         params = {

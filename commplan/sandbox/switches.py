@@ -92,6 +92,10 @@ class Switches(BaseModel):
     foreign_share: Share = Field(
         0.05, description="Share of event POSTs that also carry an event of another system on the account"
     )
+    events_off: tuple[str, ...] = Field(
+        (), description="Kinds of events that the event webhook does not post, as its settings call them"
+    )
+    callbacks_lost: Share = Field(0.0, description="Share of Twilio's callbacks that never leave it")
     scanner_clicks: bool = Field(True, description="A mail scanner's visits are reported as clicks")
     disguised_share: Share = Field(
         0.5,

@@ -41,6 +41,10 @@ _FIRST_CALLBACK_RETRY = 0.2
 Event = dict[str, object]
 
 
+#: The setting that an event is switched on by, where it is not called like the event.
+_SETTING_OF = {"spamreport": "spam_report"}
+
+
 class EventFeed:
     """SendGrid's event webhook: what is emitted gathers, and goes out in signed POSTs."""
 
@@ -49,20 +53,31 @@ class EventFeed:
         self._switches = config.switches
         self._schedule = schedule
         self._client = client
-        self._url = config.public_url.rstrip("/") + "/hooks/sendgrid/events"
+        #: Where events are posted, and the key that verifies them.
+        self.url = config.public_url.rstrip("/") + "/hooks/sendgrid/events"
         key = serialization.load_pem_private_key(config.webhook_private_key.encode(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise TypeError("the event webhook signs with an elliptic curve key; make one with generate_key()")
         self._key = key
+        self.public_key = b64encode(
+            key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        ).decode("ascii")
         self._interval = min(_BATCH_SECONDS, max(_SHORTEST_BATCH, _BATCH_SECONDS / config.clock.factor))
         self._gathered: list[Event] = []
         self._posts = 0
         self._emitted = 0
         #: Events emitted and not yet taken by the receiver.
         self.unposted = 0
+        #: Whether the way to the receiver is cut: what is posted gets no connection.
+        self.is_down = False
 
     def emit(self, event: Event) -> None:
-        """Report one event; it goes out with the next POST, or somewhat later when disorder is on."""
+        """Report one event; it goes out with the next POST, or somewhat later when disorder is on.
+
+        One that is switched off is told to nobody, then or later.
+        """
+        if _SETTING_OF.get(str(event["event"]), str(event["event"])) in self._switches.events_off:
+            return
         self._emitted += 1
         dice = Dice(self._config.seed, "event", self._emitted)
         self._gather_soon(event, dice, "late")
@@ -102,9 +117,27 @@ class EventFeed:
             else:
                 self._schedule.after(0, post)
 
-    async def _post(self, batch: list[Event], stamp: str | None, wait: float) -> None:
-        if stamp is None or self._switches.retries_resigned:
-            stamp = self._config.stamp()
+    def test(self, url: str) -> None:
+        """Post an invented event to `url` at once, signed, and never again: a test is not repeated."""
+        event: Event = {
+            "email": "example@test.com",
+            "timestamp": int(self._config.now()),
+            "smtp-id": "<14c5d75ce93.dfd.64b469@ismtpd-555>",
+            "event": "processed",
+            "category": ["cat facts"],
+            "sg_event_id": new_event_id(),
+            "sg_message_id": "14c5d75ce93.dfd.64b469.filter0001.16648.5515E0B88.0",
+        }
+
+        async def post() -> None:
+            await self._send(url, [event], self._config.stamp())
+
+        self._schedule.after(0, post)
+
+    async def _send(self, url: str, batch: list[Event], stamp: str) -> int:
+        """Post events and return the status of the answer, 0 for none."""
+        if self.is_down:
+            return 0
         body = await asyncio.to_thread(_serialised, batch)
         signature = self._key.sign(stamp.encode() + body, ec.ECDSA(hashes.SHA256()))
         headers = {
@@ -115,11 +148,16 @@ class EventFeed:
         }
         try:
             answer = await self._client.send(
-                "POST", self._url, body=body, headers=headers, connect=_EVENT_TIMEOUT, read=_EVENT_TIMEOUT
+                "POST", url, body=body, headers=headers, connect=_EVENT_TIMEOUT, read=_EVENT_TIMEOUT
             )
-            status = answer.status
         except (NotReachedError, NoAnswerError):
-            status = 0
+            return 0
+        return answer.status
+
+    async def _post(self, batch: list[Event], stamp: str | None, wait: float) -> None:
+        if stamp is None or self._switches.retries_resigned:
+            stamp = self._config.stamp()
+        status = await self._send(self.url, batch, stamp)
         if 200 <= status < 300:
             self.unposted -= len(batch)
             return
@@ -139,11 +177,16 @@ class Callbacks:
         self._called = 0
         #: Callbacks that were given up: the receiver never learned of them.
         self.given_up = 0
+        #: Whether the way to the receiver is cut: what is posted gets no connection.
+        self.is_down = False
 
     def call(self, url: str, params: Mapping[str, str]) -> None:
         """Post a form to `url`; the fragment ``#rc=…&rp=…`` overrides how it is retried."""
         self._called += 1
         dice = Dice(self._config.seed, "callback", self._called)
+        if dice.chance("lost", self._config.switches.callbacks_lost):
+            self.given_up += 1
+            return
         target, _, fragment = url.partition("#")
         callback = _Callback(
             url=target,
@@ -167,6 +210,8 @@ class Callbacks:
             "X-Twilio-Signature": twilio_signature(self._config.auth_token, callback.url, callback.params),
         }
         try:
+            if self.is_down:
+                raise NotReachedError
             answer = await self._client.send(
                 "POST", callback.url, body=body, headers=headers, connect=_CALLBACK_CONNECT, read=_CALLBACK_READ
             )

@@ -36,7 +36,16 @@ def test_switches_can_be_read_from_json():
 def test_calm_switches_differ_from_the_pessimistic_ones_wherever_they_can():
     calm, usual = Switches.calm(), Switches()
     same = {name for name in Switches.model_fields if getattr(calm, name) == getattr(usual, name)}
-    assert same == {"whole_request_refused", "faults", "slow_seconds", "stray_hours", "advanced_opt_out", "people"}
+    assert same == {
+        "whole_request_refused",
+        "faults",
+        "slow_seconds",
+        "stray_hours",
+        "events_off",
+        "callbacks_lost",
+        "advanced_opt_out",
+        "people",
+    }
 
 
 def test_the_readme_has_every_switch_with_its_default_every_fault_and_every_role():
@@ -47,7 +56,11 @@ def test_the_readme_has_every_switch_with_its_default_every_fault_and_every_role
     for name, field in Switches.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = (
-            ("on" if default else "off") if isinstance(default, bool) else "none" if default == {} else f"{default:g}"
+            ("on" if default else "off")
+            if isinstance(default, bool)
+            else "none"
+            if default in ({}, ())
+            else f"{default:g}"
         )
         assert rows[name] == shown
     assert all(f"`{word}`" in readme for word in (*Fault, *Role))

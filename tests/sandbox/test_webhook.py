@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from datetime import UTC, datetime
 
+import httpx
 from sendgrid.helpers.eventwebhook import EventWebhook
 
 from commplan.receipts import sendgrid, twilio
@@ -121,3 +122,56 @@ def test_the_product_reads_everything_that_is_posted(start, receiver, public_key
         ReceiptKind.DROPPED, ReceiptKind.REPLIED, ReceiptKind.OPTED_IN, ReceiptKind.ANSWERED, ReceiptKind.IGNORED,
         ReceiptKind.MACHINE_OPENED,
     }  # fmt: skip
+
+
+def hooks(sandbox, method, path, **json):
+    headers = {"Authorization": "Bearer SG.of-the-tests"}
+    url = f"{sandbox.url}/v3/user/webhooks/event/{path}"
+    return httpx.request(method, url, headers=headers, trust_env=False, **({"json": json} if json else {}))
+
+
+def test_events_that_are_switched_off_are_told_to_nobody_and_the_settings_say_so(start, receiver, public_key):
+    sandbox = start(events_off=("delivered", "click"))
+    sandbox.post(sandbox.mail("open@person.example.com"))
+    sandbox.settle()
+    assert {event["event"] for event in receiver.events()} == {"processed", "open"}
+    (hook,) = hooks(sandbox, "GET", "settings/all").json()["webhooks"]
+    assert {name for name, value in hook.items() if value is False} == {"delivered", "click", "account_status_change"}
+    assert (hook["enabled"], hook["url"]) == (True, f"{receiver.url}/hooks/sendgrid/events")
+    assert hook["public_key"] == public_key
+    assert httpx.get(f"{sandbox.url}/v3/user/webhooks/event/settings/all", trust_env=False).status_code == 401
+
+
+def test_a_test_of_the_webhook_is_one_signed_post_to_the_address_asked_for_and_is_not_repeated(
+    start, receiver, public_key
+):
+    sandbox = start()
+    url = f"{receiver.url}/hooks/sendgrid/events?beat=one"
+    receiver.refuse = 1
+    assert hooks(sandbox, "POST", "test", url=url).status_code == 204
+    sandbox.settle()
+    assert hooks(sandbox, "POST", "test", url=url.replace("one", "two")).status_code == 204
+    sandbox.settle()
+    posts = receiver.to("/hooks/sendgrid/events")
+    assert [post.path.partition("?")[2] for post in posts] == ["beat=one", "beat=two"]
+    assert all(verify(public_key, post) for post in posts)
+    assert hooks(sandbox, "POST", "test", url="https://elsewhere.example.com/").status_code == 400
+    assert hooks(sandbox, "POST", "test", url=url, id="of nobody").status_code == 404
+
+
+def test_while_the_feed_is_down_events_are_kept_and_tests_and_callbacks_are_lost(start, receiver):
+    sandbox = start()
+
+    def cut(down):
+        return httpx.post(f"{sandbox.url}/sandbox/feed", json={"down": down}, trust_env=False).status_code
+
+    assert (cut(True), cut("yes")) == (204, 400)
+    sandbox.post(sandbox.mail("silent@person.example.com"))
+    hooks(sandbox, "POST", "test", url=f"{receiver.url}/hooks/sendgrid/events?beat=one")
+    sandbox.text(StatusCallback=f"{receiver.url}/hooks/twilio/status#rc=0")
+    sandbox.until(lambda: sandbox.summary()["callbacks_given_up"] == 2)
+    assert receiver.requests == []
+    assert cut(False) == 204
+    sandbox.settle()
+    assert sorted(event["event"] for event in receiver.events()) == ["delivered", "processed"]
+    assert receiver.to("/hooks/twilio") == []
