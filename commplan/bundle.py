@@ -9,13 +9,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from commplan import contacts, content, letterhead, planfile, pricing, trial, yamlfile
 from commplan.channels.base import open_gateways
 from commplan.errors import Finding, InputError, UnreachableError
 from commplan.ledger.run import PLAN_FILE
 from commplan.plan import Plan
-from commplan.settings import Settings
+from commplan.settings import Settings, kind_of
 from commplan.trial import Trial
 
 #: Its name among a run's frozen files.
@@ -37,6 +38,39 @@ def read_files(path: Path, settings: Settings) -> tuple[Plan, dict[str, str]]:
     pricing.read_prices(files[PRICES_FILE], str(settings.prices))
     files[letterhead.FILE] = letterhead.written(settings)
     return plan, files
+
+
+def require_feed(path: Path, plan: Plan, files: Mapping[str, str], settings: Settings) -> None:
+    """Refuse a plan with steps that rest on silence where providers cannot tell us what people do.
+
+    Raises InputError at the `when` of every such step.
+    """
+    if (why := why_unheard(settings)) is None:
+        return
+    findings = [
+        Finding(
+            place=str(path),
+            field=f"sequence[{number}].when",
+            rule=f"rests on silence, and {why}",
+            remedy="set COMMPLAN_PUBLIC_URL to the https address under which `commplan serve` is reached from outside",
+        )
+        for number, step in enumerate(plan.sequence)
+        if any(claim.verb != "converted" for claim in step.silences)
+    ]
+    if findings:
+        raise InputError([planfile.locate([finding], files[PLAN_FILE], str(path))[0] for finding in findings])
+
+
+def why_unheard(settings: Settings) -> str | None:
+    """Return why providers cannot reach the receiver at its public address; None if nothing speaks against it."""
+    url = settings.public_url
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        return "COMMPLAN_PUBLIC_URL is no address"
+    live = "live" in (kind_of(settings.email.base_url), kind_of(settings.sms.base_url))
+    if live and (kind_of(url) == "sandbox" or parts.scheme != "https"):
+        return f"{url} cannot be reached from outside, or is not https"
+    return None
 
 
 def require_ready(plan: Plan, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -26,7 +27,9 @@ from commplan import (
     notice,
     objection,
     planfile,
+    poll,
     pricing,
+    pulse,
     tracking,
 )
 from commplan.audience import refresh as refreshing
@@ -37,16 +40,18 @@ from commplan.dispatch import Sender, Tally, send_in_process
 from commplan.errors import FenceError, HaltError, InputError, RunError, TransientError
 from commplan.evaluation import Evaluation
 from commplan.fence import allowed_addresses
-from commplan.ledger import breaker, close, proof, schedule, unsettled
+from commplan.ledger import breaker, close, gate, proof, schedule, unsettled
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import WHOLE, Shard
 from commplan.ledger.enqueue import Enqueuer
+from commplan.ledger.gate import Hold
 from commplan.ledger.occasion import supersede
 from commplan.ledger.readdress import follow_all
 from commplan.ledger.run import Run
 from commplan.ledger.schedule import Due
 from commplan.ledger.standstill import Standstill, resume, standstill
 from commplan.plan import Plan
+from commplan.poll import Polled
 from commplan.rendering import render_run
 from commplan.settings import Settings, as_environment
 from commplan.settle import Settled, settle
@@ -98,6 +103,7 @@ def start(
         bundle.require_ready(plan, settings)
         named = occurrence or _occurrence_at(plan, scheduled)
         if not ledger_run.is_started(store, plan=plan.plan, occurrence=named):
+            bundle.require_feed(path, plan, files, settings)
             bundle.require_source(path, plan, files, settings)
         run = ledger_run.start_run(
             store,
@@ -354,11 +360,13 @@ class Campaign:
     def gather(self, *, ask_source: bool = True) -> Gathering:
         """Bring in what is known by now: receipts, conversions and, if asked, who is still in the audience.
 
+        Texts whose callbacks did not arrive are asked about, some at a time.
         Also takes back what dead workers left, and asks the providers about unknown outcomes that are due. Raises
         InputError when the organisation's database does not answer: later steps then wait, because silence cannot be
         told from a closed door.
         """
         store, run_id = self.store, self.run.run_id
+        poll.poll(store, lambda: self.gateways, [run_id])
         receipts = apply_receipts(store)
         _, unknown = close.sweep(store, run_id)
         settled = self.settle()
@@ -445,6 +453,17 @@ class Campaign:
                 f"{self.run.run_key} is held: {error.reason}; mend that and start the same run again"
             ) from None
 
+    def hold_back(self, step_no: int) -> Hold | None:
+        """Hold what is due of a step if it rests on a silence that is not proven; None if nothing is held.
+
+        The owner is told once that the feed is closed for the step.
+        """
+        held = gate.hold_back(self.store, self.run.run_id, step_no)
+        if held is not None and held.news:
+            decide = f"commplan feed {self.run.run_key} {held.step} go"
+            self.tell_owner(f"{self.run.run_key}: {held.step} waits", f"{held}; or decide: {decide}")
+        return held
+
     def close(self) -> None:
         """Close the connections to the providers, if there are any."""
         if "gateways" in self.__dict__:
@@ -513,6 +532,38 @@ def apply_receipts(store: Store) -> int:
         total += applied.new
     objection.tell_owners(store, os.environ)
     return total
+
+
+def prove_feeds(store: Store, settings: Settings) -> None:
+    """Ask for the heartbeats that runs under way rest on, if any is due."""
+    with _opened(settings, lambda: list(pulse.demands(store))) as gateways:
+        pulse.beat(store, settings, gateways)
+
+
+def poll_texts(store: Store, settings: Settings) -> Polled:
+    """Ask about texts of all runs whose callbacks never arrived, and apply what is told."""
+    with _opened(settings, lambda: [Channel.SMS]) as gateways:
+        polled = poll.poll(store, gateways, poll.open_runs(store))
+    if polled.told:
+        apply_receipts(store)
+    return polled
+
+
+@contextmanager
+def _opened(settings: Settings, channels: Callable[[], Collection[Channel]]) -> Iterator[Callable[[], Gateways]]:
+    """Yield what opens the gateways when they are first needed, and once; they are closed with the block."""
+    opened: list[Gateways] = []
+
+    def gateways() -> Gateways:
+        if not opened:
+            opened.append(open_gateways(settings, channels=channels()))
+        return opened[0]
+
+    try:
+        yield gateways
+    finally:
+        for found in opened:
+            found.close()
 
 
 def settle_runs(

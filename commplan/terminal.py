@@ -18,10 +18,11 @@ from commplan.batching import why_unbatched
 from commplan.doctor import Check
 from commplan.evaluation import Evaluation
 from commplan.explain import Decision, Explanation
-from commplan.ledger import proof, unsettled
+from commplan.ledger import gate, proof, unsettled
 from commplan.ledger import run as ledger_run
 from commplan.ledger.backlog import StepBacklog, backlog
 from commplan.ledger.breaker import CountryHalt, country_halts_of
+from commplan.ledger.gate import Hold
 from commplan.ledger.proof import Proof
 from commplan.ledger.schedule import next_due
 from commplan.ledger.standstill import Standstill, standstill, stop_in_force
@@ -225,6 +226,7 @@ class Status:
     next_due: datetime | None
     steps: tuple[StepBacklog, ...]
     countries: tuple[CountryHalt, ...]
+    holds: tuple[Hold, ...]  #: steps for which the feed is closed
     difference: int  #: of its books
     unbatched: str | None  #: why its emails share no requests, if it has any left to send
 
@@ -250,6 +252,7 @@ def status_of(store: Store, settings: Settings, key: str) -> Status:
             standstill=standstill(connection, run.run_id),
             next_due=None if due is None else due.at,
             steps=tuple(backlog(connection, run.run_id, store.clock)),
+            holds=() if run.state in _ENDED else tuple(gate.standing(connection, run.run_id, store.clock)),
             countries=tuple(country_halts_of(connection, run.run_id, store.clock.now())),
             difference=proof.balance(connection, run.run_id, run.run_key).difference,
             unbatched=unbatched if sends_emails else None,
@@ -301,6 +304,8 @@ def _backlog(found: Status, now: datetime) -> Iterable[RenderableType]:
         if step.unknown_since is not None:
             age = _age(now - step.unknown_since)
             yield Text(f"{step.unknown:,} of {step.step} unknown, the oldest for {age}", style="yellow")
+    for hold in found.holds:
+        yield Text(f"{hold}; or decide: commplan feed {found.run_key} {hold.step} go", style="yellow")
     for halt in found.countries:
         code = f" ({halt.code})" if halt.code else ""
         line = f"{halt.country}: {halt.waiting:,} texts wait since {_moment(halt.since)} UTC: {halt.reason}{code}"

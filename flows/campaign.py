@@ -22,6 +22,7 @@ from commplan.heartbeat import beating
 from commplan.settings import load_settings
 from commplan.store import open_store
 from commplan.terms import RunState
+from commplan.watch import gathering, watching
 from flows import hands
 from flows.artifacts import publish_evaluation
 from flows.dispatch import send
@@ -76,6 +77,16 @@ def carry(running: Campaign) -> None:
     if running.state is RunState.FROZEN:
         resolve_audience(running)
         render_content(running)
+    with watching(running):
+        execute(running)
+    if goes_on(running) or running.state is RunState.FINISHED:
+        hands.let_go(running)
+        evaluate(running)
+
+
+def execute(running: Campaign) -> None:
+    """Wait, gather and send until nothing is left to be sent and the run may be judged."""
+    clock, tell = running.store.clock, get_run_logger().info
     while goes_on(running):
         due = running.next_due()
         if due is None and running.standstill() is not None:
@@ -88,11 +99,10 @@ def carry(running: Campaign) -> None:
             wait_until(clock, clock.now() + SOURCE_PATIENCE, tell=tell)
             continue
         for step_no in due.steps if due else ():
-            with hands.lent(running, step_no):
+            if (held := running.hold_back(step_no)) is not None:
+                (get_run_logger().info if held.closed is None else get_run_logger().warning)("%s", held)
+            with hands.lent(running, step_no), gathering(running, step_no):
                 send(running, step_no)
-    if goes_on(running) or running.state is RunState.FINISHED:
-        hands.let_go(running)
-        evaluate(running)
 
 
 def goes_on(running: Campaign) -> bool:

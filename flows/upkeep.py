@@ -26,7 +26,7 @@ from flows.orchestrator import PrefectOrchestrator
 @flow(name="upkeep", flow_run_name="upkeep", retries=0, persist_result=False)
 @guarded
 def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
-    """Bring back the runs whose process is gone, settle what nobody knows, and apply the receipts that wait.
+    """Bring back silent runs, apply what waits, prove the feed, poll texts, and settle what nobody knows.
 
     Args:
         silence: Seconds after which a run that has not been heard of is looked after.
@@ -36,6 +36,8 @@ def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
     # One that fails keeps none of the others from its turn; the flow run fails with it.
     return [
         receipts(store, return_state=True),
+        beats(store, return_state=True),
+        polls(store, return_state=True),
         settle(store, return_state=True),
         revive(store, silence, return_state=True),
     ]
@@ -48,6 +50,22 @@ def receipts(store: Store) -> None:
     applied = work.apply_receipts(store)
     if applied:
         get_run_logger().info("applied %s receipts", f"{applied:,}")
+
+
+@task(task_run_name="beats", cache_policy=NO_CACHE)
+@guarded
+def beats(store: Store) -> None:
+    """Prove the feeds that runs rest on, while none of their processes is awake."""
+    work.prove_feeds(store, load_settings())
+
+
+@task(task_run_name="polls", cache_policy=NO_CACHE)
+@guarded
+def polls(store: Store) -> None:
+    """Ask about texts whose callbacks never arrived."""
+    polled = work.poll_texts(store, load_settings())
+    if polled.asked:
+        get_run_logger().info("asked about %s texts, of which %s have come to an end", polled.asked, polled.told)
 
 
 @task(task_run_name="settle", cache_policy=NO_CACHE)

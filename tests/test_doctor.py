@@ -39,19 +39,26 @@ KEY = "SG.of-the-tests"
 KEYRING = Keyring("a secret of the tests")
 
 
-@pytest.fixture
-def sandbox() -> Iterator[str]:
-    private, _ = generate_key()
-    config = SandboxConfig(
+PRIVATE, PUBLIC = generate_key()
+RECEIVER = "http://127.0.0.1:9"
+
+
+def emulated(**switches: object) -> SandboxConfig:
+    """Return the set-up of a sandbox that posts to `RECEIVER`."""
+    return SandboxConfig(
         api_key=KEY,
         account_sid="AC1",
         auth_token="t",
-        webhook_private_key=private,
-        public_url="http://127.0.0.1:9",
+        webhook_private_key=PRIVATE,
+        public_url=RECEIVER,
         clock=Clock.real(),
-        switches=Switches.calm(nested_substitution=True),
+        switches=Switches.calm(nested_substitution=True, **switches),
     )
-    with running(config) as url:
+
+
+@pytest.fixture
+def sandbox() -> Iterator[str]:
+    with running(emulated()) as url:
         yield url
 
 
@@ -336,7 +343,8 @@ def environment(url: str) -> dict[str, str]:
         "COMMPLAN_EMAIL__API_KEY": KEY,
         "COMMPLAN_SMS__ACCOUNT_SID": "AC1",
         "COMMPLAN_SMS__AUTH_TOKEN": "t",
-        "COMMPLAN_EMAIL__WEBHOOK_KEYS": json.dumps([generate_key()[1]]),
+        "COMMPLAN_EMAIL__WEBHOOK_KEYS": json.dumps([PUBLIC]),
+        "COMMPLAN_PUBLIC_URL": RECEIVER,
     }
 
 
@@ -350,6 +358,13 @@ def test_the_doctor_says_what_is_missing_and_how_to_mend_it(command, sandbox):
     require(command("doctor", **given), 0, "for rehearsals", "nobody is reached", "takes connections")
     require(command("doctor", COMMPLAN_EMAIL__BATCHING="off", **given), 0, "off, as COMMPLAN_EMAIL__BATCHING says")
     require(command("doctor", COMMPLAN_EMAIL__BATCHING="on", **given), 2, "COMMPLAN_EMAIL__BATCHING", "'off'")
+    others = {**given, "COMMPLAN_EMAIL__WEBHOOK_KEYS": json.dumps([generate_key()[1]])}
+    assert "signed with a key that is not ours" in command("doctor", **others).stdout
+    elsewhere = command("doctor", **{**given, "COMMPLAN_PUBLIC_URL": "http://127.0.0.1:10"})
+    assert "no event webhook of the account posts to" in " ".join(elsewhere.stdout.split())
+    with running(emulated(events_off=("click", "open"))) as url:
+        off = {"COMMPLAN_EMAIL__BASE_URL": url, "COMMPLAN_SMS__BASE_URL": url}
+        assert "open, click are off" in command("doctor", **{**given, **off}).stdout
     nobody = command("doctor", **{**given, "COMMPLAN_EMAIL__BASE_URL": "http://127.0.0.1:9"})
     assert nobody.returncode == 1
     assert "start `commplan sandbox`" in nobody.stdout

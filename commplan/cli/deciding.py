@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from commplan.cli.app import By, RunKey, app, open_existing
-from commplan.terms import Retry
+from commplan.terms import FeedDecision, Retry
 
 
 @app.command()
@@ -90,6 +90,40 @@ def resume(key: RunKey, by: By, reason: Why = None) -> None:
     typer.echo(f"{key} goes on where it is; if its flow has ended, start the same run again")
     if stopped is not None:
         typer.echo(f"but {stopped}")
+
+
+@app.command()
+def feed(
+    key: RunKey,
+    step: Annotated[str, typer.Argument(help="A step whose `when` rests on silence, such as nudge")],
+    decision: Annotated[
+        FeedDecision,
+        typer.Argument(
+            help="go: write to those who have waited until now; hold: to nobody; auto: as the feed proves again"
+        ),
+    ],
+    by: By,
+    reason: Why = None,
+) -> None:
+    """Decide about a follow-up on silence in the place of its feed; on record with who and why."""
+    from commplan.errors import InputError
+    from commplan.ledger import gate
+    from commplan.ledger.run import find_run, plan_of
+
+    store = open_existing()
+    run = find_run(store, key)
+    with store.read() as connection:
+        names = [each.step for each in plan_of(connection, run.run_id).sequence]
+    if step not in names:
+        raise InputError.one("STEP", f"{key} has no step {step!r}", f"write one of {', '.join(names)}")
+    due = gate.decide(store, run.run_id, names.index(step) + 1, decision, by=by, reason=reason)
+    match decision:
+        case FeedDecision.GO:
+            typer.echo(f"{step} of {key} goes on for whoever has waited until now: {due:,} messages, at its next look")
+        case FeedDecision.HOLD:
+            typer.echo(f"{step} of {key} goes to nobody until `commplan feed {key} {step} auto`, or go")
+        case FeedDecision.AUTO:
+            typer.echo(f"{step} of {key} goes to those whose silence the feed proves")
 
 
 @app.command()

@@ -50,6 +50,7 @@ def check(
 
     settings = load_settings()
     found, files = bundle.read_files(plan, settings)
+    bundle.require_feed(plan, found, files, settings)
     invented = read_people(plan.parent)
     if invented:
         list(previews(found, files, invented))

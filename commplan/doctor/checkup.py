@@ -1,19 +1,20 @@
 """Whether an installation is fit to send: one line for each thing it needs, with the remedy where it lacks it.
 
-Opens a connection to each provider, and sends nothing.
+Opens a connection to each provider, reads what it is set up with, and sends nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from commplan.batching import last_passed, why_unbatched
+from commplan.bundle import why_unheard
 from commplan.channels.base import open_gateways
 from commplan.errors import CommplanError, DeliveryError, InputError
 from commplan.fence import reachable
 from commplan.ledger.standstill import stop_in_force
+from commplan.pulse import EVENTS_PATH, hook_at, missing_events
 from commplan.settings import Settings, kind_of
 from commplan.store import Store, open_store
 from commplan.terms import Channel
@@ -38,8 +39,10 @@ def examine(settings: Settings) -> list[Check]:
     else:
         checks += _of_store(store, settings)
         store.dispose()
-    checks += [_provider(settings, channel) for channel in Channel]
-    return [*checks, *_receiver(settings)]
+    providers = {channel: _provider(settings, channel) for channel in Channel}
+    checks += [*providers.values(), *_receiver(settings)]
+    # One that cannot be reached has been named already.
+    return checks if providers[Channel.EMAIL].remedy else [*checks, _events(settings)]
 
 
 def _of_store(store: Store, settings: Settings) -> Iterator[Check]:
@@ -89,10 +92,10 @@ def _provider(settings: Settings, channel: Channel) -> Check:
 
 def _receiver(settings: Settings) -> Iterator[Check]:
     url = settings.public_url
-    if kind_of(settings.email.base_url) == "live" and (kind_of(url) == "sandbox" or urlsplit(url).scheme != "https"):
+    if (why := why_unheard(settings)) is not None:
         yield Check(
             what="receiver",
-            found=f"{url} cannot be reached from outside, or is not https",
+            found=why,
             remedy="set COMMPLAN_PUBLIC_URL to the address under which recipients reach `commplan serve`",
         )
     else:
@@ -105,6 +108,28 @@ def _receiver(settings: Settings) -> Iterator[Check]:
             found="no key is set, so its posts are refused",
             remedy="sign it in the SendGrid console, and set COMMPLAN_EMAIL__WEBHOOK_KEYS",
         )
+
+
+def _events(settings: Settings) -> Check:
+    """Look whether SendGrid posts to our receiver all that says how messages fared and what people did."""
+    what, url = "event types", settings.public_url.rstrip("/") + EVENTS_PATH
+    gateways = open_gateways(settings, channels=[Channel.EMAIL])
+    try:
+        hook = hook_at(gateways.email.event_hooks(), url)
+    except DeliveryError as error:
+        found, _, remedy = error.reason.partition("; ")
+        return Check(what=what, found=found, remedy=remedy or "ask again in a while")
+    finally:
+        gateways.close()
+    if hook is None:
+        remedy = "add it under Settings › Mail Settings › Event Webhooks in the SendGrid console, and switch it on"
+        return Check(what=what, found=f"no event webhook of the account posts to {url}", remedy=remedy)
+    if missing := missing_events(hook):
+        return Check(what=what, found=f"{', '.join(missing)} are off", remedy="switch them on in the SendGrid console")
+    if hook.public_key not in settings.email.webhook_keys:
+        remedy = "add the key that the SendGrid console shows to COMMPLAN_EMAIL__WEBHOOK_KEYS"
+        return Check(what=what, found="all are on, and signed with a key that is not ours", remedy=remedy)
+    return Check(what=what, found="all are on")
 
 
 def _lacking(what: str, error: CommplanError) -> Check:

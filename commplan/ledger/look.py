@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from commplan.clock import boottime
 from commplan.ids import AddressKey, AttemptId, MessageRef, RunId
-from commplan.ledger import breaker
+from commplan.ledger import breaker, gate
 from commplan.ledger.claim import WHOLE, Batch, Shard, pick, take_up
 from commplan.ledger.rate import Limit, Wait
 from commplan.ledger.readdress import follow_addresses
@@ -182,14 +182,17 @@ def _pass(
     plan = plan_of(connection, batch.run_id)
     countries = breaker.halted_countries(connection, batch.run_id)
     rules = rules_of(plan, batch, mine=mine, allowed=allowed, countries=countries)
-    examined = these | times_of(now)
+    times = times_of(now)
+    if (proof := gate.prove(connection, plan, batch.run_id, batch.step_no, store.clock)) is not None:
+        times |= gate.parameters(plan, batch.step_no, proof)
+    examined = these | times
     rows = connection.execute(rules.examine, examined).all()
     if any(row.moved for row in rows):
         follow_addresses(connection, batch.run_id, which=mine.params(these))
         rows = connection.execute(rules.examine, examined).all()
     found = _sort(rows, plan, batch, now=now)
     for number, seqs in sorted(found.refused.items()):
-        connection.execute(rules.refusals[number], rows_of(batch, seqs) | times_of(now))
+        connection.execute(rules.refusals[number], rows_of(batch, seqs) | times)
     if found.damaged:
         _LOG.error(
             "frozen content is damaged", extra={"run": batch.run_id, "step": batch.step_no, "people": found.damaged}

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Select, Text, Update, and_, bindparam, cas
 from commplan import condition as conditions
 from commplan import consent
 from commplan.ids import AddressKey
-from commplan.ledger import breaker, evidence
+from commplan.ledger import breaker, evidence, gate
 from commplan.ledger.claim import Batch
 from commplan.ledger.schedule import LOOK_LATER
 from commplan.ledger.unsettled import EVIDENCE_TIME, number_in_doubt
@@ -185,6 +185,15 @@ def _rules(plan: Plan, batch: Batch, allowed: frozenset[AddressKey] | None, coun
                 change={"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_UNKNOWN},
             ),
             _Rule(applies=~holds, change={"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_FALSE}),
+        ]
+    if step.silences:
+        unproven = gate.unproven(plan, batch.step_no)
+        rules += [
+            _Rule(
+                applies=and_(unproven, messages.c.not_after >= now),
+                change={"state": MessageState.QUEUED, "due_at": _moment("silence_later")},
+            ),
+            _Rule(applies=unproven, change={"state": MessageState.EXPIRED, "reason": Reason.SILENCE_UNPROVEN}),
         ]
     if batch.channel is Channel.SMS:
         in_doubt = and_(number_in_doubt(messages, _moment("evidence_since")), messages.c.not_after >= now)

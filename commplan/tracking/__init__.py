@@ -3,7 +3,7 @@
 Never guesses: what cannot be placed is kept or counted, and an opt-out is honoured even when it cannot be placed.
 """
 
-from commplan.tracking.inbox import Applied, PostKind, append, apply_inbox, waiting
+from commplan.tracking.inbox import BEAT, Applied, PostKind, append, apply_inbox, waiting
 from commplan.tracking.page import (
     Answer,
     Visit,
@@ -17,6 +17,7 @@ from commplan.tracking.page import (
 )
 
 __all__ = [
+    "BEAT",
     "Answer",
     "Applied",
     "PostKind",

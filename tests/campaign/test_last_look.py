@@ -208,6 +208,7 @@ def test_a_condition_that_only_denies_is_known_for_who_was_reached(rehearse, con
     here.send_due(running)
     here.deliver_all()
     here.jump(days=1)
+    running.gather()
     here.send_due(running)
     assert here.states(running) == {"person1": ["delivered", expected]}
 
