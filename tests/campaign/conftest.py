@@ -76,11 +76,11 @@ conversions:
     at: activated_at
 sequence:
   - {step: welcome, channel: email, content: welcome, by_segment: {vip: {content: welcome-vip}}}
-  - {step: nudge, channel: sms, content: nudge, after: welcome, wait: P1D, not_after: P4D,
+  - {step: nudge, channel: sms, content: nudge, after: welcome, wait: P1D, not_after: P8D,
      when: not responded(welcome) and not converted(activated)}
   - {step: survey, channel: email, content: survey, after: welcome, wait: P1D, not_after: P4D, window: 09:00-18:00,
      ask: {scale: csat, question: {en: How was your first week?, zh: 您的第一周感觉如何？}}}
-  - {step: reminder, channel: sms, content: nudge, after: survey, wait: P1D, not_after: P4D,
+  - {step: reminder, channel: sms, content: nudge, after: survey, wait: P1D, not_after: P8D,
      when: not answered(survey) and not replied(nudge)}
 evaluation: {after: P1D}
 """
