@@ -457,22 +457,6 @@ suppressions = Table(
     Index(None, "address_key"),
 )
 
-#: What people agreed to and refused, as it was said; the newest of a person, channel and topic by `at` counts.
-consents = Table(
-    "consents",
-    metadata,
-    Column("consent_id", BigId, primary_key=True, autoincrement=True),
-    Column("people", Text, nullable=False),
-    Column("contact_id", Text, nullable=False),
-    Column("channel", String(8), nullable=False),
-    Column("topic", Text, nullable=False),
-    Column("given", Boolean, nullable=False),
-    Column("source", Text, nullable=False),  # which page or person said so
-    Column("said", Text),
-    Column("at", UtcDateTime, nullable=False),
-    Index(None, "people", "contact_id", "channel", "topic", "at"),
-)
-
 #: Proofs that the way back from a provider is open: sent through the public address, and heard or not.
 feed_beats = Table(
     "feed_beats",

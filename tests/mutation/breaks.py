@@ -55,10 +55,8 @@ BREAKS = (
     Break(
         rule="3. No blind retry: what was on the wire when a lease ended is unknown",
         file="commplan/ledger/close.py",
-        line="            messages.c.state == MessageState.SENDING,\n        )\n"
-        "        .values(state=MessageState.UNKNOWN)\n",
-        instead="            messages.c.state == MessageState.SENDING,\n        )\n"
-        "        .values(state=MessageState.CLAIMED)\n",
+        line="        messages.c.state == MessageState.SENDING,\n    )\n    .values(state=MessageState.UNKNOWN)\n",
+        instead="        messages.c.state == MessageState.SENDING,\n    )\n    .values(state=MessageState.CLAIMED)\n",
         test=MACHINE,
     ),
     Break(

@@ -1,4 +1,4 @@
-"""keep what an open or a click weighs, what people agreed to, and whether the way back is open."""
+"""keep what an open or a click weighs, who may not be written to until when, and whether the way back is open."""
 
 from __future__ import annotations
 
@@ -36,27 +36,6 @@ def upgrade() -> None:
             "AND other.contact_id = suppressions.contact_id AND other.scope = suppressions.scope "
             "AND other.reason = suppressions.reason AND other.channel = 'all')"
         )
-    op.create_table(
-        "consents",
-        sa.Column(
-            "consent_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
-        ),
-        sa.Column("people", sa.Text(), nullable=False),
-        sa.Column("contact_id", sa.Text(), nullable=False),
-        sa.Column("channel", sa.String(length=8), nullable=False),
-        sa.Column("topic", sa.Text(), nullable=False),
-        sa.Column("given", sa.Boolean(), nullable=False),
-        sa.Column("source", sa.Text(), nullable=False),
-        sa.Column("said", sa.Text(), nullable=True),
-        sa.Column("at", types.UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("consent_id", name=op.f("pk_consents")),
-    )
-    op.create_index(
-        op.f("ix_consents_people_contact_id_channel_topic_at"),
-        "consents",
-        ["people", "contact_id", "channel", "topic", "at"],
-        unique=False,
-    )
     op.create_table(
         "feed_beats",
         sa.Column("nonce_key", sa.String(length=64), nullable=False),
