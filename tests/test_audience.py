@@ -917,7 +917,9 @@ def test_rows_come_in_chunks_and_no_more_than_allowed(sqlite_crm: Crm) -> None:
         sizes = [len(chunk) for chunk in source.stream(source.statement(sql))]
     assert sizes == [CHUNK, CHUNK, 1]
     assert len(ask(sqlite_crm, sql, row_limit=CHUNK * 2 + 1)) == CHUNK * 2 + 1
-    with pytest.raises(InputError, match=r"more than 10000 rows; narrow it, or raise audience\.source\.row_limit"):
+    with pytest.raises(
+        InputError, match=rf"more than {CHUNK * 2} rows; narrow it, or raise audience\.source\.row_limit"
+    ):
         ask(sqlite_crm, sql, row_limit=CHUNK * 2)
 
 

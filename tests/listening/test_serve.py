@@ -114,9 +114,9 @@ def test_a_receiver_killed_in_the_middle_loses_nothing_and_counts_nothing_twice(
     bodies = [
         json.dumps(
             [
-                world.event(name, seq, attempt=attempt)
+                world.event(name, seq, attempt=attempt, after=after)
                 for seq in range(first, first + _BATCH)
-                for name in ("delivered", "click")
+                for name, after in (("delivered", 30), ("click", 600))
             ]
         ).encode()
         for first in range(1, _PEOPLE, _BATCH)

@@ -410,7 +410,7 @@ def test_an_opt_out_without_our_ids_is_about_the_newest_message_to_the_address(w
     assert world.told(without_ids(world.event(name, seq=2, attempt="", after=900))).new == 1
     assert [world.row(2, step_no).opted_out_at is not None for step_no in (1, 3)] == [False, True]
     assert world.suppressed() == {world.email_suppressed(2, "getting-started", "unsubscribed")}
-    assert world.people_suppressed() == {("email", 2, "getting-started", "unsubscribed")}
+    assert world.people_suppressed() == {("all", 2, "getting-started", "unsubscribed")}
 
 
 def test_an_opt_out_without_our_ids_is_placed_by_the_providers_name_of_the_message(world) -> None:
