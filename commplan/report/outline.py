@@ -94,7 +94,7 @@ def share(part: int, whole: int) -> str:
 
 def _with_machines(people: str, machines: int) -> str:
     """Return what people did, and of how many messages machines did the same."""
-    return f"{people}, and {machines:,} by machines" if machines else people
+    return f"{people} + {machines:,}" if machines else people
 
 
 def _steps(evaluation: Evaluation) -> Section:
@@ -125,8 +125,8 @@ def _steps(evaluation: Evaluation) -> Section:
     return Section(
         title="Steps",
         lead="Messages. Delivered is a share of accepted; everything to its right is a share of delivered. "
-        "What machines opened and clicked (mail scanners, previews, prefetching mail programs) is in no share and no "
-        "goal. A dash: the channel does not tell.",
+        "After a plus: what machines opened and clicked (mail scanners, previews, prefetching mail programs); it is in "
+        "no share and no goal. A dash: the channel does not tell.",
         table=Table(
             head=(
                 "Step",
