@@ -117,6 +117,14 @@ BREAKS = (
         "test_a_conversion_after_the_message_was_accepted_is_a_response_and_an_earlier_one_is_not[sqlite]",
     ),
     Break(
+        rule="7. Silence is no answer of somebody who could not be heard",
+        file="commplan/ledger/gate.py",
+        line="        proven = _NEVER if silent is not None or found.last is None else found.last - times.lag\n",
+        instead="        proven = now\n",
+        test="tests/campaign/test_gate.py::"
+        "test_nobody_is_texted_for_their_silence_while_no_heartbeat_has_been_heard[sqlite]",
+    ),
+    Break(
         rule="7. A machine's click is no response",
         file="commplan/ledger/reaction.py",
         line="            name = (_MACHINE_FIRSTS if whys.get(one.key) else _FIRSTS).get(kind)\n",
