@@ -428,7 +428,6 @@ class Campaign:
     def _due(self, step_no: int) -> int:
         return schedule.due_count(self.store, run_id=self.run.run_id, step_no=step_no, now=self.store.clock.now())
 
-    @left_alone()
     def dispatch(
         self, step_no: int, shard: Shard = WHOLE, *, alone: bool = True, progress: Progress | None = None
     ) -> Tally:
@@ -443,7 +442,8 @@ class Campaign:
                 environment = {**os.environ, **as_environment(self.settings)}
                 return send_in_process(self.run.run_key, step_no, environment=environment, progress=progress)
             sender = Sender(store=self.store, gateways=self.gateways, settings=self.frozen_settings)
-            return sender.send_step(self.run.run_id, step_no, shard=shard, progress=progress)
+            with left_alone():
+                return sender.send_step(self.run.run_id, step_no, shard=shard, progress=progress)
         except HaltError as error:
             ledger_run.set_state(
                 self.store, self.run.run_id, RunState.HELD, only_from=(RunState.EXECUTING,), reason=error.reason

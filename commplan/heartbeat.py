@@ -6,10 +6,10 @@ Beats beside the work and never stops it: a beat that cannot be written is only 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from commplan.beside import beside
 from commplan.campaign import Campaign
 from commplan.errors import StoreError
 from commplan.ledger import run as ledger_run
@@ -28,20 +28,14 @@ def beating(running: Campaign, *, watches_upkeep: bool = False, every: float = E
     With `watches_upkeep` the plan's owner is told when upkeep has been silent for too long: nothing would bring the
     run back then.
     """
-    ended = threading.Event()
     _beat(running, watches_upkeep=False)
 
-    def beat() -> None:
-        while not ended.wait(every):
-            _beat(running, watches_upkeep=watches_upkeep)
+    def beat() -> float:
+        _beat(running, watches_upkeep=watches_upkeep)
+        return every
 
-    heart = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    heart.start()
-    try:
+    with beside(beat, after=every, name="heartbeat"):
         yield
-    finally:
-        ended.set()
-        heart.join()
 
 
 def _beat(running: Campaign, *, watches_upkeep: bool) -> None:

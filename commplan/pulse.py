@@ -7,7 +7,6 @@ list of what was written to us, and what it has not told yet is put into the inb
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from urllib.parse import urlencode, urlsplit
 
 from sqlalchemy import Connection, func, select
 
+from commplan.beside import beside
 from commplan.channels.base import Gateways
 from commplan.envelope import EventHook
 from commplan.errors import CommplanError, DeliveryError
@@ -163,7 +163,6 @@ def _ask_twilio(store: Store, gateways: Gateways, nonce: str, *, since: datetime
 @contextmanager
 def beating(store: Store, settings: Settings, gateways: Callable[[], Gateways]) -> Iterator[None]:
     """Ask for heartbeats as they are due while the block lasts; the first before it begins."""
-    ended = threading.Event()
 
     def again() -> float:
         try:
@@ -172,15 +171,5 @@ def beating(store: Store, settings: Settings, gateways: Callable[[], Gateways]) 
             _LOG.warning("no heartbeat could be asked for", extra={"why": type(error).__name__})
             return _LONGEST
 
-    def run() -> None:
-        while not ended.wait(pause[0]):
-            pause[0] = again()
-
-    pause = [again()]
-    thread = threading.Thread(target=run, name="pulse", daemon=True)
-    thread.start()
-    try:
+    with beside(again, after=again(), name="pulse"):
         yield
-    finally:
-        ended.set()
-        thread.join()

@@ -6,12 +6,12 @@ Beside the run's own thread, and never in its way: what fails here holds a step,
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 from commplan import pulse
+from commplan.beside import beside
 from commplan.campaign import Campaign
 from commplan.errors import CommplanError
 from commplan.ledger.gate import FRESH, need_of
@@ -40,22 +40,15 @@ def gathering(running: Campaign, step_no: int, *, every: float | None = None) ->
         yield
         return
     pause = every or max(_SHORTEST, _EVERY / timedelta(seconds=running.store.clock.factor))
-    ended = threading.Event()
 
-    def gather() -> None:
-        while not ended.wait(pause):
-            try:
-                running.gather(ask_source=False)
-            except CommplanError as error:
-                _LOG.warning(
-                    "conversions could not be gathered",
-                    extra={"run": running.run.run_key, "why": type(error).__name__},
-                )
+    def gather() -> float:
+        try:
+            running.gather(ask_source=False)
+        except CommplanError as error:
+            _LOG.warning(
+                "conversions could not be gathered", extra={"run": running.run.run_key, "why": type(error).__name__}
+            )
+        return pause
 
-    thread = threading.Thread(target=gather, name="gathering", daemon=True)
-    thread.start()
-    try:
+    with beside(gather, after=pause, name="gathering"):
         yield
-    finally:
-        ended.set()
-        thread.join()

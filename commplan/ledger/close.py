@@ -361,8 +361,7 @@ def _abandon(connection: Connection, ended: Sequence[int], *, due_at: datetime |
     if not closing:
         return 0, 0
     these = {"of_batches": closing}
-    unknown = 0
-    if connection.execute(_UNANSWERED, these).rowcount:
-        unknown = connection.execute(_LOST_SIGHT, these).rowcount
+    connection.execute(_UNANSWERED, these)
+    unknown = connection.execute(_LOST_SIGHT, these).rowcount
     again = _BACK_AGAIN if due_at is None else _BACK_AGAIN.values(due_at=due_at)
     return connection.execute(again, these).rowcount, unknown

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.clock import Clock
@@ -19,8 +19,8 @@ from commplan.errors import RunError
 from commplan.ids import RunId
 from commplan.ledger import evidence, feed
 from commplan.ledger.feed import RETRIED_FOR, Feed, Gap, Rhythm
-from commplan.ledger.run import plan_of, ranges, record
-from commplan.ledger.schedule import LOOK_LATER
+from commplan.ledger.run import plan_of, record
+from commplan.ledger.schedule import LOOK_LATER, reschedule
 from commplan.plan import Plan
 from commplan.store import Store
 from commplan.store.tables import audit, feed_decisions, gatherings, inbox, messages, runs
@@ -301,24 +301,17 @@ def hold_back(store: Store, run_id: RunId, step_no: int) -> Hold | None:
     if proof is None or step.condition is None:
         return None
     now = store.clock.now()
-    held = 0
-    for first, last in ranges(store, run_id):
-        with store.write() as connection:
-            held += connection.execute(
-                update(messages)
-                .where(
-                    messages.c.run_id == run_id,
-                    messages.c.step_no == step_no,
-                    messages.c.seq.between(first, last),
-                    messages.c.state == MessageState.QUEUED,
-                    messages.c.due_at <= now,
-                    messages.c.not_after >= now,
-                    unproven(plan, step_no),
-                    evidence.holds(step.condition, plan, messages),
-                )
-                .values(due_at=_moment("silence_later")),
-                parameters(plan, step_no, proof),
-            ).rowcount
+    held = reschedule(
+        store,
+        run_id,
+        step_no,
+        messages.c.due_at <= now,
+        messages.c.not_after >= now,
+        unproven(plan, step_no),
+        evidence.holds(step.condition, plan, messages),
+        to=proof.again,
+        parameters=parameters(plan, step_no, proof),
+    )
     closed = proof.closed if held else None
     news = _note(store, run_id, step_no, step.step, closed)
     return Hold(step_no=step_no, step=step.step, waiting=held, closed=closed, news=news) if held else None
@@ -412,19 +405,5 @@ def decide(
         record(connection, run_id, now, "feed decided", detail)
     if decision is FeedDecision.HOLD:
         return 0
-    forward = 0
-    for first, last in ranges(store, run_id):
-        with store.write() as connection:
-            forward += connection.execute(
-                update(messages)
-                .where(
-                    messages.c.run_id == run_id,
-                    messages.c.step_no == step_no,
-                    messages.c.seq.between(first, last),
-                    messages.c.state == MessageState.QUEUED,
-                    messages.c.due_at > now,
-                    messages.c.not_after <= now + step.lateness,
-                )
-                .values(due_at=now)
-            ).rowcount
-    return forward
+    waited = messages.c.not_after <= now + step.lateness
+    return reschedule(store, run_id, step_no, messages.c.due_at > now, waited, to=now)

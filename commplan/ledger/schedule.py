@@ -12,7 +12,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from babel.core import get_global
-from sqlalchemy import Connection, and_, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, select, update
 
 from commplan.ids import MessageRef, RunId
 from commplan.ledger import breaker, unsettled
@@ -212,22 +212,37 @@ def postpone(store: Store, run_id: RunId, step_no: int, *, shard: Shard, until: 
 
     Short transactions of its own, each over a range of recipients.
     """
-    postponed = 0
+    return reschedule(store, run_id, step_no, messages.c.due_at < until, shard.where(), to=until)
+
+
+def reschedule(
+    store: Store,
+    run_id: RunId,
+    step_no: int,
+    *which: ColumnElement[bool],
+    to: datetime,
+    parameters: Mapping[str, object] | None = None,
+) -> int:
+    """Make those queued messages of a step for which all of `which` holds due at another time; return how many.
+
+    `parameters` are those of `which`. Short transactions of its own, each over a range of recipients.
+    """
+    moved = 0
     for first, last in ranges(store, run_id):
         with store.write() as connection:
-            postponed += connection.execute(
+            moved += connection.execute(
                 update(messages)
                 .where(
                     messages.c.run_id == run_id,
                     messages.c.step_no == step_no,
                     messages.c.seq.between(first, last),
                     messages.c.state == MessageState.QUEUED,
-                    messages.c.due_at < until,
-                    shard.where(),
+                    *which,
                 )
-                .values(due_at=until)
+                .values(due_at=to),
+                dict(parameters or {}),
             ).rowcount
-    return postponed
+    return moved
 
 
 def due_count(store: Store, *, run_id: RunId, step_no: int, now: datetime) -> int:
