@@ -33,29 +33,32 @@ def tell_owners(store: Store, environ: Mapping[str, str]) -> int:
     """
     pending, last = _pending(store)
     for run_id, count in pending.items():
-        _tell(store, load_run(store, run_id), count, environ)
+        if not _tell(store, load_run(store, run_id), count, environ):
+            continue
         with store.write() as connection:
             detail = json.dumps({"up_to": last, "objections": count})
             connection.execute(insert(audit).values(run_id=run_id, at=store.clock.now(), what=_TOLD, detail=detail))
     return len(pending)
 
 
-def _tell(store: Store, run: Run, count: int, environ: Mapping[str, str]) -> None:
+def _tell(store: Store, run: Run, count: int, environ: Mapping[str, str]) -> bool:
+    """Tell the owner, if there is a way to; False if it is to be tried again."""
     try:
         with store.read() as connection:
             plan = plan_of(connection, run.run_id)
     except InputError:
         # A plan of an earlier version, which this one does not read; the others still have their turn.
         _LOG.warning("a run's owner cannot be told: its plan is not readable", extra={"run": run.run_key})
-        return
+        return True
     who = "1 person wrote" if count == 1 else f"{count:,} people wrote"
-    notice.tell_owner(
+    told = notice.tell_owner(
         plan,
         environ,
         title=f"{'SANDBOX: ' if store.is_sandbox else ''}{run.run_key}: a reply may ask us to stop",
         body=f"{who} a word such as STOP inside a longer text. They get no more marketing until you decide: read the "
         f"replies in the report of {run.run_key}, then use commplan suppress or commplan unsuppress",
     )
+    return told or plan.team[plan.owner].notify is None
 
 
 def _pending(store: Store) -> tuple[Counter[RunId], int]:

@@ -138,7 +138,9 @@ def restore(connection: Connection, line: Entry) -> bool:
     _check(line.reason, line.scope)
     _check_end(line.reason, line.until)
     here = _place_of(connection, line)
-    changed = here.put_on(line.contact, _Word(source=line.source, at=line.at, until=line.until))
+    # Lifted as soon as it was said: somebody took back what was never on the list.
+    never = line.lifted_at is not None and line.lifted_at <= line.at
+    changed = not never and here.put_on(line.contact, _Word(source=line.source, at=line.at, until=line.until))
     if line.lifted_at is not None:
         changed |= here.take_off(line.contact, _Word(source=line.source, at=line.lifted_at))
     return changed
@@ -287,7 +289,8 @@ class _Place:
         if self._insert(contact, word, lifted_at=None):
             return True
         here, told = self._here(contact), self._told(word)
-        over = or_(suppressions.c.lifted_at <= word.at, suppressions.c.until <= word.at)
+        lifted, ended = suppressions.c.lifted_at, suppressions.c.until <= word.at
+        over = or_(lifted <= word.at, and_(lifted.is_(None), ended))
         back = self.connection.execute(update(suppressions).where(here, over).values(lifted_at=None, **told))
         if back.rowcount:
             return True

@@ -194,6 +194,24 @@ def test_a_list_that_was_exported_is_the_same_when_it_is_imported_elsewhere(
     other.dispose()
 
 
+def test_what_was_taken_back_as_soon_as_it_was_said_is_not_in_force_after_an_import(world: World) -> None:
+    line = Entry(
+        channel="all",
+        address_key=world.store.keyring.address_key(Channel.EMAIL, world.email(1)),
+        contact=Contact(people="customers", contact_id="1"),
+        scope=SCOPE_ALL,
+        reason=Reason.UNSUBSCRIBED,
+        source="page",
+        at=NOON,
+        until=None,
+        lifted_at=NOON,
+    )
+    with world.store.write() as connection:
+        for _ in range(2):
+            assert not restore(connection, line)
+            assert [one.lifted_at for one in entries(connection)] == [NOON]
+
+
 def test_an_exported_address_is_that_of_a_run_and_of_nobody_else(
     world: World, settings: Settings, tmp_path: Path
 ) -> None:

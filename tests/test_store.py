@@ -175,18 +175,19 @@ def test_an_opt_out_of_an_earlier_version_holds_on_every_channel_and_a_stop_on_i
     engine = create_engine(make_url(empty_url))
     rows = [
         ("email", "1", "news", "unsubscribed"),
-        ("email", "2", "news", "unsubscribed"),
+        # Taken back by email, and said again by text: one wish is left, and it is in force.
+        ("email", "2", "news", "unsubscribed", 1),
         ("sms", "2", "news", "unsubscribed"),
         ("sms", "3", "news", "unsubscribed"),
         ("sms", "3", "all", "stop"),
         ("email", None, "news", "unsubscribed"),
     ]
     with engine.begin() as connection:
-        for channel, contact_id, scope, reason in rows:
+        for channel, contact_id, scope, reason, *lifted_at in rows:
             connection.execute(
                 text(
-                    "INSERT INTO suppressions (channel, address_key, people, contact_id, scope, reason, source, at)"
-                    " VALUES (:channel, 'k', :people, :contact_id, :scope, :reason, 'page', 0)"
+                    "INSERT INTO suppressions (channel, address_key, people, contact_id, scope, reason, source, at,"
+                    " lifted_at) VALUES (:channel, 'k', :people, :contact_id, :scope, :reason, 'page', 0, :lifted_at)"
                 ),
                 {
                     "channel": channel,
@@ -194,6 +195,7 @@ def test_an_opt_out_of_an_earlier_version_holds_on_every_channel_and_a_stop_on_i
                     "contact_id": contact_id,
                     "scope": scope,
                     "reason": reason,
+                    "lifted_at": lifted_at[0] if lifted_at else None,
                 },
             )
     engine.dispose()
@@ -201,10 +203,10 @@ def test_an_opt_out_of_an_earlier_version_holds_on_every_channel_and_a_stop_on_i
     with opened.read() as connection:
         found = connection.execute(select(suppressions).order_by(suppressions.c.suppression_id)).all()
     opened.dispose()
+    assert [row.lifted_at for row in found] == [None] * 5
     assert [(row.channel, row.contact_id, row.reason) for row in found] == [
         ("all", "1", "unsubscribed"),
         ("all", "2", "unsubscribed"),
-        ("sms", "2", "unsubscribed"),
         ("all", "3", "unsubscribed"),
         ("sms", "3", "stop"),
         ("email", None, "unsubscribed"),

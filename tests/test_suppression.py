@@ -213,6 +213,19 @@ def test_a_pause_ends_by_itself_and_can_be_made_longer_and_begin_again(store: St
         assert [paused(minute) for minute in (0, 10, 19, 20)] == [True, True, True, False]
         assert put_on(connection, Reason.PAUSED, contact=ANN, minute=30, until=NOON + timedelta(minutes=40))
         assert [paused(minute) for minute in (39, 40)] == [True, False]
+        # Taken back later than all that is told of it: in whatever order, it is over.
+        suppression.lift(
+            connection,
+            channel=Channel.SMS,
+            address_key=KEY,
+            contacts=[ANN],
+            scope=SCOPE_ALL,
+            reason=Reason.PAUSED,
+            source="test",
+            at=NOON + timedelta(minutes=60),
+        )
+        assert not put_on(connection, Reason.PAUSED, contact=ANN, minute=50, until=NOON + timedelta(minutes=90))
+        assert not paused(70)
 
 
 @pytest.mark.parametrize(("reason", "until"), [(Reason.PAUSED, None), (Reason.STOP, NOON)])

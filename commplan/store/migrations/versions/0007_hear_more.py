@@ -27,15 +27,17 @@ def upgrade() -> None:
     op.add_column("messages", sa.Column("machine_clicked_at", types.UtcDateTime(), nullable=True))
     op.add_column("suppressions", sa.Column("until", types.UtcDateTime(), nullable=True))
     op.add_column("suppressions", sa.Column("said", sa.Text(), nullable=True))
-    # Who opted out of a topic did so on every channel. Where both channels have a row, the second stays as it is.
-    for channel in ("email", "sms"):
-        op.execute(
-            "UPDATE suppressions SET channel = 'all' "
-            f"WHERE people IS NOT NULL AND reason = 'unsubscribed' AND channel = '{channel}' AND NOT EXISTS ("
-            "SELECT 1 FROM suppressions AS other WHERE other.people = suppressions.people "
-            "AND other.contact_id = suppressions.contact_id AND other.scope = suppressions.scope "
-            "AND other.reason = suppressions.reason AND other.channel = 'all')"
-        )
+    # Who opted out of a topic did so on every channel. Of two rows the one in force stays, else the newer.
+    op.execute(
+        "DELETE FROM suppressions WHERE people IS NOT NULL AND reason = 'unsubscribed' AND EXISTS ("
+        "SELECT 1 FROM suppressions AS other WHERE other.people = suppressions.people "
+        "AND other.contact_id = suppressions.contact_id AND other.scope = suppressions.scope "
+        "AND other.reason = suppressions.reason AND other.channel <> suppressions.channel "
+        "AND ((suppressions.lifted_at IS NOT NULL AND other.lifted_at IS NULL) "
+        "OR ((other.lifted_at IS NULL) = (suppressions.lifted_at IS NULL) AND (other.at > suppressions.at "
+        "OR (other.at = suppressions.at AND other.suppression_id > suppressions.suppression_id)))))"
+    )
+    op.execute("UPDATE suppressions SET channel = 'all' WHERE people IS NOT NULL AND reason = 'unsubscribed'")
     op.create_table(
         "feed_beats",
         sa.Column("nonce_key", sa.String(length=64), nullable=False),
