@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, select
 from commplan.beside import beside
 from commplan.channels.base import Gateways
 from commplan.envelope import EventHook
-from commplan.errors import CommplanError, DeliveryError
+from commplan.errors import CommplanError, DeliveryError, InputError, UnreadableError
 from commplan.ids import RunId
 from commplan.ledger import feed, gate
 from commplan.ledger.run import plan_of
@@ -26,7 +26,7 @@ from commplan.receipts import twilio
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.store.tables import feed_beats, messages, receipts, runs
-from commplan.terms import Channel, MessageState, RunState
+from commplan.terms import Channel, MessageState, ReceiptKind, RunState
 from commplan.tracking import BEAT, PostKind, append
 
 _LOG = logging.getLogger("commplan.pulse")
@@ -54,7 +54,12 @@ def demands(store: Store) -> dict[Channel, Demand]:
     found: dict[Channel, Demand] = {}
     with store.read() as connection:
         for run in connection.execute(select(runs).where(runs.c.state.in_(_ALIVE))).all():
-            plan = plan_of(connection, RunId(run.run_id))
+            try:
+                plan = plan_of(connection, RunId(run.run_id))
+            except InputError:
+                # A plan of an earlier version, which this one does not read; the others still have their feed.
+                _LOG.warning("no heartbeat for a run: its plan is not readable", extra={"run": run.run_key})
+                continue
             for step_no in range(1, len(plan.sequence) + 1):
                 need = gate.need_of(plan, step_no)
                 if need is None or not need.steps or not _is_ahead(connection, run.run_id, step_no):
@@ -140,13 +145,17 @@ def missing_events(hook: EventHook) -> list[str]:
 
 def _ask_twilio(store: Store, gateways: Gateways, nonce: str, *, since: datetime) -> None:
     found = gateways.sms.received(since)
-    forms = {
-        twilio.parse_inbound(twilio.read_form(body)).key: body
-        for body in (
-            urlencode({"MessageSid": text.provider_id, "From": text.sender, "Body": text.body}).encode("ascii")
-            for text in found
-        )
-    }
+    forms: dict[str, bytes] = {}
+    for text in found:
+        form = {"MessageSid": text.provider_id, "From": text.sender, "Body": text.body}
+        body = urlencode(form, errors="replace").encode("ascii")
+        try:
+            told = twilio.parse_inbound(twilio.read_form(body))
+        except UnreadableError:
+            continue
+        # The list comes without the order in which things were said, and a STOP may be newer than this START.
+        if told.kind is not ReceiptKind.OPTED_IN:
+            forms[told.key] = body
     with store.read() as connection:
         keys, known = list(forms), set[str]()
         for at in range(0, len(keys), 500):

@@ -312,9 +312,10 @@ def hold_back(store: Store, run_id: RunId, step_no: int) -> Hold | None:
         to=proof.again,
         parameters=parameters(plan, step_no, proof),
     )
-    closed = proof.closed if held else None
-    news = _note(store, run_id, step_no, step.step, closed)
-    return Hold(step_no=step_no, step=step.step, waiting=held, closed=closed, news=news) if held else None
+    if not held and proof.closed is not None:
+        return None
+    news = _note(store, run_id, step_no, step.step, proof.closed)
+    return Hold(step_no=step_no, step=step.step, waiting=held, closed=proof.closed, news=news) if held else None
 
 
 def _note(store: Store, run_id: RunId, step_no: int, step: str, closed: str | None) -> bool:
