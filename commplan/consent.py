@@ -113,7 +113,7 @@ def exclusion(
     `care`: whether the plan says so of itself. Pure; `suppressed` and `refused` say the same in SQL, from the same
     tables.
     """
-    for reason, row in BLOCKS.items():
+    for reason, row in BLOCKS.items() if suppressions else ():
         for suppression in suppressions:
             if suppression.reason is reason and _blocks(row[purpose], suppression.scope, topic, care):
                 return reason

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from jinja2 import DictLoader, StrictUndefined, Undefined, UndefinedError, nodes
-from jinja2.compiler import Frame
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import TemplateRuntimeError
 
 from commplan.content.slots import SlotCodeGenerator, SlotEnvironment
@@ -71,17 +71,22 @@ class Empty(Undefined):
         return str(self._undefined_name)
 
 
-class _CodeGenerator(SlotCodeGenerator):
-    """Counts the blocks that are entered, and measures strings that are put together."""
+class MeasuringCodeGenerator(CodeGenerator):
+    """Measures strings that are put together."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 — Jinja's name
+        """Begin and end the measuring."""
+        self.write("environment.measured(")
+        super().visit_Concat(node, frame)
+        self.write(")")
+
+
+class _CodeGenerator(SlotCodeGenerator, MeasuringCodeGenerator):
+    """Counts the blocks that are entered."""
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
         self.writeline("environment.count_step()")
         super().blockvisit(nodes, frame)
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 — Jinja's name
-        self.write("environment.measured(")
-        super().visit_Concat(node, frame)
-        self.write(")")
 
 
 class Language(SlotEnvironment):
@@ -90,7 +95,7 @@ class Language(SlotEnvironment):
     Used by one thread at a time: the counts of a render are kept here.
     """
 
-    code_generator_class = _CodeGenerator
+    code_generator_class: type[CodeGenerator] = _CodeGenerator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, sources: Mapping[str, str]) -> None:

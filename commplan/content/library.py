@@ -14,12 +14,13 @@ from jinja2.runtime import Context
 from markupsafe import escape
 
 from commplan.content import locale as language_tags
+from commplan.content.abridgement import Abridgement, Path, abridge
 from commplan.content.diagnosis import Diagnosis
 from commplan.content.fault import Site, TemplateFault
 from commplan.content.grammar import inspect
 from commplan.content.language import MAX_OUTPUT, Empty, Language, LimitError
 from commplan.content.mail import URL_SCHEMES, Document, finish
-from commplan.content.skeleton import MAX_VALUES, Rendered, Skeleton, fill, values_size
+from commplan.content.skeleton import MAX_VALUES, Rendered, Skeleton, fill, placeholders_size, values_size
 from commplan.content.slots import Slot
 from commplan.content.sms import sms_parts
 from commplan.content.source import SHARED, ContentName, line_of, missing_kind, split
@@ -40,18 +41,23 @@ _Chunks = list[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Variant:
-    """A finished skeleton, where its values are printed, and which of them begin an address to follow or fetch."""
+    """A finished skeleton, where its values are printed, and which of them begin an address to follow or fetch.
+
+    `has_subject`: says something in its subject whatever the values are.
+    """
 
     skeleton: Skeleton
     sites: tuple[Site, ...]
     addresses: tuple[int, ...]
+    has_subject: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Content:
     """One content in one language: its templates, and its skeletons, or why there is none, by what their people share.
 
-    `templates` are those of subject, text, preheader and HTML; of an SMS only that of the text.
+    `templates` are those of subject, text, preheader and HTML; of an SMS only that of the text. `by_path` has the
+    finished skeletons of `abridgement`.
     """
 
     name: str
@@ -59,7 +65,9 @@ class _Content:
     locale: str
     kind: str
     templates: tuple[Template, ...]
+    abridgement: Abridgement | None
     variants: dict[tuple[object, ...], _Variant | TemplateFault] = field(default_factory=dict)
+    by_path: dict[tuple[int, ...], _Variant] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -83,6 +91,7 @@ class Library:
         self._plan = {"name": plan.plan, "title": plan.title, "topic": plan.topic}
         self._files = files
         sources = _sources(files)
+        self._sources = sources
         self._language = Language(sources)
         self._diagnosis = Diagnosis(self._language, sources)
         self._by_name: dict[tuple[Channel, str], dict[str, dict[str, str]]] = {}
@@ -114,6 +123,39 @@ class Library:
         for name, value in columns.items():
             known[name] = Empty(name) if value is None else value
         known.update(contact=contact, plan=self._plan, links=links)
+        path = None if content.abridgement is None else content.abridgement.follow(known)
+        if path is None:
+            return self._render_whole(content, known, links)[0]
+        if (variant := content.by_path.get(path.branches)) is not None:
+            rendered = self._render_ordinary(content, variant, path)
+            if rendered is not None:
+                return rendered
+        rendered, variant = self._render_whole(content, known, links)
+        if rendered.values == path.values:
+            content.by_path[path.branches] = variant
+        return rendered
+
+    def _render_ordinary(self, content: _Content, variant: _Variant, path: Path) -> Rendered | None:
+        """Return what a path amounts to; None if its values are such that the whole has to be looked at."""
+        values = path.values
+        joined = "\n".join(values)
+        if (
+            _CONTROL.search(joined)
+            or self._prefix in joined
+            or "<mj-" in joined
+            or len(joined.encode()) + placeholders_size(variant.skeleton.placeholders) > MAX_VALUES
+            or not all(values[number].startswith(URL_SCHEMES) for number in variant.addresses)
+        ):
+            return None
+        if content.channel is Channel.SMS:
+            return _rendered_sms(content, variant, values)
+        if not variant.has_subject or "\r" in joined or joined.count("\n") >= len(values):
+            return None
+        return Rendered(skeleton=variant.skeleton, values=values)
+
+    def _render_whole(
+        self, content: _Content, known: dict[str, object], links: Mapping[str, str]
+    ) -> tuple[Rendered, _Variant]:
         self._language.begin()
         slots: list[Slot] = []
         shape: list[object] = []
@@ -130,9 +172,9 @@ class Library:
             raise variant.with_traceback(None)
         values = self._values(variant, slots)
         if content.channel is Channel.SMS:
-            return _rendered_sms(content, variant, values)
+            return _rendered_sms(content, variant, values), variant
         self._check_subject(content, parts[0])
-        return _rendered_mail(variant, values)
+        return _rendered_mail(variant, values), variant
 
     def _run(
         self, template: Template, known: dict[str, object], slots: list[Slot], shape: list[object], *, mjml: bool
@@ -221,7 +263,8 @@ class Library:
             html=html,
             placeholders=placeholders,
         )
-        return _Variant(skeleton=skeleton, sites=tuple(sites), addresses=addresses)
+        constant = "".join(chunk for chunk in parts[0] if not isinstance(chunk, Slot))
+        return _Variant(skeleton=skeleton, sites=tuple(sites), addresses=addresses, has_subject=bool(constant.strip()))
 
     def _with_placeholders(self, chunks: _Chunks, sites: list[Site]) -> str:
         written: list[str] = []
@@ -280,7 +323,12 @@ class Library:
             if channel is Channel.EMAIL:
                 names = [f"{kinds[kind]}#subject", kinds["txt"], f"{kinds[kind]}#preheader", kinds[kind]]
             self._compiled[channel, name, tag] = _Content(
-                name=name, channel=channel, locale=tag, kind=kind, templates=tuple(map(get, names))
+                name=name,
+                channel=channel,
+                locale=tag,
+                kind=kind,
+                templates=tuple(map(get, names)),
+                abridgement=abridge(self._language, names, self._sources),
             )
         return self._compiled[channel, name, tag]
 

@@ -76,9 +76,15 @@ def fill(text: str, placeholders: Sequence[str], values: Sequence[str]) -> str:
     return _pattern(tuple(placeholders)).sub(lambda match: by_placeholder[match[0]], text)
 
 
-def values_size(placeholders: Sequence[str], values: Sequence[str]) -> int:
+def values_size(placeholders: tuple[str, ...], values: Sequence[str]) -> int:
     """Return the bytes that placeholders and values take as a JSON object in UTF-8, quotes and commas counted."""
-    return len("".join(values).encode()) + sum(map(len, placeholders)) + 6 * len(placeholders)
+    return len("".join(values).encode()) + placeholders_size(placeholders)
+
+
+@lru_cache(maxsize=256)
+def placeholders_size(placeholders: tuple[str, ...]) -> int:
+    """Return the bytes of `values_size` that the values have no part in."""
+    return sum(map(len, placeholders)) + 6 * len(placeholders)
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import orjson
 from sqlalchemy import Connection, delete, insert, select, text
 
 from commplan.audience.planning import Planning
@@ -25,34 +24,33 @@ from commplan.store.tables import message_values, messages, runs, skeletons
 from commplan.store.types import to_micros
 from commplan.terms import Channel, MessageState, Reason, RunState
 
-_MESSAGE = (
-    "run_id",
-    "step_no",
-    "seq",
-    "channel",
-    "state",
-    "address_key",
-    "due_at",
-    "not_after",
-    "skeleton_no",
-    "parts",
-)
+_HEADER = ("run_id", "step_no", "channel", "state", "due_at", "not_after")
+_MESSAGE = (*_HEADER, "seq", "address_key", "skeleton_no", "parts")
 _EXCLUDED = ("run_id", "step_no", "seq", "channel", "state", "reason")
 _VALUES = ("run_id", "step_no", "seq", "slot_values")
 
 
-class Draft(NamedTuple):
-    """A message about to be written: excluded for a `reason`, or with its frozen content."""
+class Header(NamedTuple):
+    """What many drafts of a step have in common; those that share one object are written the faster."""
 
     step_no: int
-    seq: int
     channel: Channel
-    reason: Reason | None = None
-    address_key: AddressKey | None = None
     due_at: datetime | None = None  #: None: waits for an earlier step
     not_after: datetime | None = None
+
+
+class Draft(NamedTuple):
+    """A message about to be written: excluded for a `reason`, or with its frozen content.
+
+    `values`: the skeleton's values as a JSON list.
+    """
+
+    header: Header
+    seq: int
+    reason: Reason | None = None
+    address_key: AddressKey | None = None
     skeleton: Skeleton | None = None
-    values: Sequence[str] = ()
+    values: str = "[]"
     parts: int | None = None
 
 
@@ -98,9 +96,12 @@ class Enqueuer:
             self._write_skeletons(connection, drafts)
             sendable = [draft for draft in drafts if draft.reason is None]
             self._exclude(connection, ((draft, draft.reason) for draft in drafts if draft.reason is not None))
-            insert_rows(connection, messages, _MESSAGE, [self._row(draft) for draft in sendable], skip_conflicts=True)
-            insert_rows(connection, message_values, _VALUES, [self._values(draft) for draft in sendable])
-            self._exclude_refused(connection, sendable)
+            rows = self._rows(sendable)
+            written = insert_rows(connection, messages, _MESSAGE, rows, skip_conflicts=True)
+            values = [(self._run_id, draft.header.step_no, draft.seq, draft.values) for draft in sendable]
+            insert_rows(connection, message_values, _VALUES, values)
+            if written < len(sendable):
+                self._exclude_refused(connection, sendable)
 
     def _require_frozen(self, connection: Connection) -> None:
         state = connection.execute(
@@ -133,28 +134,37 @@ class Enqueuer:
         if fresh:
             connection.execute(insert(skeletons), fresh)
 
-    def _row(self, draft: Draft) -> tuple[object, ...]:
-        if draft.skeleton is None or draft.address_key is None:
-            raise ValueError("a draft has either a reason to be excluded or content and an address")
+    def _rows(self, drafts: Sequence[Draft]) -> list[tuple[object, ...]]:
+        rows: list[tuple[object, ...]] = []
+        header: Header | None = None
+        common: tuple[object, ...] = ()
+        for draft in drafts:
+            if draft.skeleton is None or draft.address_key is None:
+                raise ValueError("a draft has either a reason to be excluded or content and an address")
+            if draft.header is not header:
+                header = draft.header
+                common = self._common(header)
+            number = self._numbers[draft.skeleton.digest]
+            rows.append((*common, draft.seq, draft.address_key, number, draft.parts))
+        return rows
+
+    def _common(self, header: Header) -> tuple[object, ...]:
+        due, late = header.due_at, header.not_after
         return (
             self._run_id,
-            draft.step_no,
-            draft.seq,
-            draft.channel.value,
-            (MessageState.NOT_DUE if draft.due_at is None else MessageState.QUEUED).value,
-            draft.address_key,
-            None if draft.due_at is None else to_micros(draft.due_at),
-            None if draft.not_after is None else to_micros(draft.not_after),
-            self._numbers[draft.skeleton.digest],
-            draft.parts,
+            header.step_no,
+            header.channel.value,
+            (MessageState.NOT_DUE if due is None else MessageState.QUEUED).value,
+            None if due is None else to_micros(due),
+            None if late is None else to_micros(late),
         )
-
-    def _values(self, draft: Draft) -> tuple[object, ...]:
-        return self._run_id, draft.step_no, draft.seq, orjson.dumps(draft.values).decode()
 
     def _exclude(self, connection: Connection, drafts: Iterable[tuple[Draft, Reason]]) -> None:
         rows = [
-            (self._run_id, draft.step_no, draft.seq, draft.channel.value, MessageState.EXCLUDED.value, reason.value)
+            (
+                *(self._run_id, draft.header.step_no, draft.seq, draft.header.channel.value),
+                *(MessageState.EXCLUDED.value, reason.value),
+            )
             for draft, reason in drafts
         ]
         insert_rows(connection, messages, _EXCLUDED, rows)
@@ -162,7 +172,7 @@ class Enqueuer:
     def _exclude_refused(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         by_step: dict[int, list[Draft]] = {}
         for draft in drafts:
-            by_step.setdefault(draft.step_no, []).append(draft)
+            by_step.setdefault(draft.header.step_no, []).append(draft)
         for step_no, wanted in by_step.items():
             seqs = [draft.seq for draft in wanted]
             there = set(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import Row, select
 
 from commplan import consent, suppression
@@ -20,7 +21,7 @@ from commplan.content import Library, TemplateFault
 from commplan.errors import Finding
 from commplan.fence import allowed_addresses
 from commplan.ids import AddressKey, MessageRef, TokenPurpose
-from commplan.ledger.enqueue import Draft
+from commplan.ledger.enqueue import Draft, Header
 from commplan.ledger.run import Run, frozen_files, plan_of
 from commplan.ledger.schedule import due_in, zones_of
 from commplan.plan import Touch
@@ -44,8 +45,7 @@ class _Occasion(NamedTuple):
     """What is alike for everybody of one segment in one place: what they get in a step, from when, and until when."""
 
     touch: Touch
-    due_at: datetime | None
-    not_after: datetime | None
+    header: Header
 
 
 class Renderer:
@@ -107,7 +107,7 @@ class Renderer:
         key = person.email_key if touch.channel is Channel.EMAIL else person.phone_key
         reason = self._exclusion(touch, person, key, listed)
         if reason is not None:
-            return Draft(step_no=step_no, seq=person.seq, channel=touch.channel, reason=reason)
+            return Draft(header=occasion.header, seq=person.seq, reason=reason)
         try:
             rendered = self._library.render(
                 touch,
@@ -120,14 +120,11 @@ class Renderer:
             self._faults[fault.finding] += 1
             return None
         return Draft(
-            step_no=step_no,
+            header=occasion.header,
             seq=person.seq,
-            channel=touch.channel,
             address_key=AddressKey(key),
-            due_at=occasion.due_at,
-            not_after=occasion.not_after,
             skeleton=rendered.skeleton,
-            values=rendered.values,
+            values=orjson.dumps(rendered.values).decode(),
             parts=rendered.parts,
         )
 
@@ -139,7 +136,7 @@ class Renderer:
             if self._plan.follows(step_no) is None:
                 lateness = self._plan.sequence[step_no - 1].lateness
                 due, late = due_in(touch, self._begins, zones_of(zone, country, self._plan.zone), lateness)
-            found = _Occasion(touch=touch, due_at=due, not_after=late)
+            found = _Occasion(touch, Header(step_no, touch.channel, due_at=due, not_after=late))
             self._occasions[step_no, segment, zone, country] = found
         return found
 

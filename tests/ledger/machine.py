@@ -27,7 +27,7 @@ from commplan.ids import AttemptId, MessageRef, RunId, TokenPurpose, new_attempt
 from commplan.ledger import close, proof, schedule
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import Batch, claim
-from commplan.ledger.enqueue import Draft, Enqueuer
+from commplan.ledger.enqueue import Draft, Enqueuer, Header
 from commplan.ledger.look import look
 from commplan.ledger.state import TRANSITIONS
 from commplan.plan import Plan
@@ -186,12 +186,14 @@ class LedgerMachine(RuleBasedStateMachine):
         now = self.store.clock.now()
         return [
             Draft(
-                step_no=step_no,
+                header=Header(
+                    step_no,
+                    channel,
+                    due_at=now if step_no == 1 else None,
+                    not_after=now + timedelta(days=3) if step_no == 1 else None,
+                ),
                 seq=seq,
-                channel=channel,
                 address_key=self.key(seq, channel),
-                due_at=now if step_no == 1 else None,
-                not_after=now + timedelta(days=3) if step_no == 1 else None,
                 skeleton=Skeleton(
                     content="x", channel=channel, locale="en", subject="x", text="x", html="", placeholders=()
                 ),
