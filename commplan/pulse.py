@@ -20,7 +20,8 @@ from commplan.channels.base import Gateways
 from commplan.envelope import EventHook
 from commplan.errors import CommplanError, DeliveryError, InputError, UnreadableError
 from commplan.ids import RunId
-from commplan.ledger import feed, gate
+from commplan.ledger import feed
+from commplan.ledger.need import need_of
 from commplan.ledger.run import plan_of
 from commplan.receipts import twilio
 from commplan.settings import Settings
@@ -61,7 +62,7 @@ def demands(store: Store) -> dict[Channel, Demand]:
                 _LOG.warning("no heartbeat for a run: its plan is not readable", extra={"run": run.run_key})
                 continue
             for step_no in range(1, len(plan.sequence) + 1):
-                need = gate.need_of(plan, step_no)
+                need = need_of(plan, step_no)
                 if need is None or not need.steps or not _is_ahead(connection, run.run_id, step_no):
                     continue
                 every = feed.rhythm(need.wait, store.clock).every

@@ -14,6 +14,7 @@ from typing import Protocol
 from commplan import notice
 from commplan.errors import InputError
 from commplan.ledger import run as ledger_run
+from commplan.ledger.ending import cancel_run
 from commplan.ledger.revival import (
     MOST_STARTS,
     SILENCE,
@@ -72,7 +73,7 @@ def revive(
         if decision.verdict is Verdict.REVIVE:
             done.revived += _start_again(store, orchestrator, run, seen[0], silence=silence)
         elif decision.verdict is Verdict.CANCEL:
-            ledger_run.cancel_run(store, run.run_id)
+            cancel_run(store, run.run_id)
             _LOG.warning("a run is cancelled: its flow run was", extra={"run": run.run_key})
             done.cancelled += 1
         elif decision.verdict is Verdict.HOLD and hold(store, run.run_id, decision.reason):

@@ -18,11 +18,11 @@ from commplan.batching import why_unbatched
 from commplan.doctor import Check
 from commplan.evaluation import Evaluation
 from commplan.explain import Decision, Explanation
-from commplan.ledger import gate, proof, unsettled
+from commplan.ledger import proof, unsettled
 from commplan.ledger import run as ledger_run
 from commplan.ledger.backlog import StepBacklog, backlog
 from commplan.ledger.breaker import CountryHalt, country_halts_of
-from commplan.ledger.gate import Hold
+from commplan.ledger.hold import Hold, standing
 from commplan.ledger.proof import Proof
 from commplan.ledger.schedule import next_due
 from commplan.ledger.standstill import Standstill, standstill, stop_in_force
@@ -252,7 +252,7 @@ def status_of(store: Store, settings: Settings, key: str) -> Status:
             standstill=standstill(connection, run.run_id),
             next_due=None if due is None else due.at,
             steps=tuple(backlog(connection, run.run_id, store.clock)),
-            holds=() if run.state in _ENDED else tuple(gate.standing(connection, run.run_id, store.clock)),
+            holds=() if run.state in _ENDED else tuple(standing(connection, run.run_id, store.clock)),
             countries=tuple(country_halts_of(connection, run.run_id, store.clock.now())),
             difference=proof.balance(connection, run.run_id, run.run_key).difference,
             unbatched=unbatched if sends_emails else None,

@@ -14,7 +14,8 @@ from commplan import pulse
 from commplan.beside import beside
 from commplan.campaign import Campaign
 from commplan.errors import CommplanError
-from commplan.ledger.gate import FRESH, need_of
+from commplan.ledger.gate import FRESH
+from commplan.ledger.need import need_of
 
 _LOG = logging.getLogger("commplan.watch")
 

@@ -107,7 +107,7 @@ def feed(
 ) -> None:
     """Decide about a follow-up on silence in the place of its feed; on record with who and why."""
     from commplan.errors import InputError
-    from commplan.ledger import gate
+    from commplan.ledger.decision import decide
     from commplan.ledger.run import find_run, plan_of
 
     store = open_existing()
@@ -116,7 +116,7 @@ def feed(
         names = [each.step for each in plan_of(connection, run.run_id).sequence]
     if step not in names:
         raise InputError.one("STEP", f"{key} has no step {step!r}", f"write one of {', '.join(names)}")
-    due = gate.decide(store, run.run_id, names.index(step) + 1, decision, by=by, reason=reason)
+    due = decide(store, run.run_id, names.index(step) + 1, decision, by=by, reason=reason)
     match decision:
         case FeedDecision.GO:
             typer.echo(f"{step} of {key} goes on for whoever has waited until now: {due:,} messages, at its next look")
@@ -152,7 +152,8 @@ def stop(
 @app.command()
 def cancel(key: RunKey, by: By, reason: Why = None) -> None:
     """Cancel a run for ever: nothing more is sent, and whom it never wrote to is free for the plan's next run."""
-    from commplan.ledger.run import cancel_run, find_run
+    from commplan.ledger.ending import cancel_run
+    from commplan.ledger.run import find_run
 
     store = open_existing()
     stopped = cancel_run(store, find_run(store, key).run_id, by=by, reason=reason)

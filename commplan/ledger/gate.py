@@ -6,79 +6,30 @@ of it applied, and conversions that were asked for after the wait.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.clock import Clock
-from commplan.errors import RunError
 from commplan.ids import RunId
-from commplan.ledger import evidence, feed
+from commplan.ledger import feed
+from commplan.ledger.decision import decision_about
 from commplan.ledger.feed import RETRIED_FOR, Feed, Gap, Rhythm
-from commplan.ledger.run import plan_of, record
-from commplan.ledger.schedule import LOOK_LATER, reschedule
+from commplan.ledger.need import Need, need_of
+from commplan.ledger.schedule import LOOK_LATER
 from commplan.plan import Plan
-from commplan.store import Store
-from commplan.store.tables import audit, feed_decisions, gatherings, inbox, messages, runs
+from commplan.store.tables import gatherings, inbox, messages, runs
 from commplan.store.types import UtcDateTime
-from commplan.terms import Channel, FeedDecision, MessageState, RunState
+from commplan.terms import Channel, FeedDecision
 
 #: Before anything that has a time here.
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 #: What people did in the organisation's own systems is known up to the last gathering; one older than this is too old,
 #: in plan time and in machine seconds, the longer of the two.
 FRESH, _FRESH_FLOOR = timedelta(hours=1), 120.0
-#: SendGrid's events by which a claim would be contradicted, besides the delivery that it rests on.
-_EVENTS = {"responded": "click", "clicked": "click", "opened": "open"}
 _PROVIDER = {Channel.EMAIL: "SendGrid", Channel.SMS: "Twilio"}
-_CLOSED, _OPEN = "step held", "step goes on"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What the silence of a step rests on: earlier steps by the channels their answers come on, events, conversions."""
-
-    steps: Mapping[Channel, frozenset[int]]
-    events: frozenset[str]
-    conversions: frozenset[str]
-    wait: timedelta
-    lateness: timedelta
-
-    def events_on(self, channel: Channel) -> frozenset[str]:
-        """Return the events that a provider has to report: those of SendGrid can be switched off."""
-        return self.events if channel is Channel.EMAIL else frozenset()
-
-
-def need_of(plan: Plan, step_no: int) -> Need | None:
-    """Return what a step's silence rests on; None for a step that does not rest on silence."""
-    step = plan.sequence[step_no - 1]
-    if not step.silences:
-        return None
-    steps: dict[Channel, set[int]] = {}
-    events, conversions = {"delivered"}, set()
-    for claim in step.silences:
-        if claim.verb == "converted":
-            conversions.add(claim.subject)
-            continue
-        number = plan.step_number(claim.subject)
-        for channel in plan.channels_of(number):
-            steps.setdefault(channel, set()).add(number)
-        if claim.verb in _EVENTS:
-            events.add(_EVENTS[claim.verb])
-        if claim.verb == "responded":
-            conversions.update(plan.conversions)
-    waits = [step.wait, *(change.wait for change in step.by_segment.values() if change.wait is not None)]
-    return Need(
-        steps={channel: frozenset(numbers) for channel, numbers in steps.items()},
-        events=frozenset(events),
-        conversions=frozenset(conversions),
-        wait=min(waits),
-        lateness=step.lateness,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +54,7 @@ def prove(connection: Connection, plan: Plan, run_id: RunId, step_no: int, clock
         return None
     now = clock.now()
     times = feed.rhythm(need.wait, clock)
-    said = _decision(connection, run_id, step_no)
+    said = decision_about(connection, run_id, step_no)
     released = said.at if said is not None and said.decision == FeedDecision.GO else _NEVER
     if said is not None and said.decision == FeedDecision.HOLD:
         why = f"{said.by} holds it since {_when(said.at)}"
@@ -268,143 +219,3 @@ def parameters(plan: Plan, step_no: int, proof: Proof) -> dict[str, object]:
         "silence_since": proof.since,
         "silence_later": proof.again,
     }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """A step that waits for its silence to be proven: how many messages, and why (None: for the next heartbeat).
-
-    `news`: it was open before, and nobody has been told.
-    """
-
-    step_no: int
-    step: str
-    waiting: int
-    closed: str | None
-    news: bool = False
-
-    def __str__(self) -> str:
-        why = self.closed or "the feed has to be heard after their wait"
-        return f"{self.step}: {self.waiting:,} messages to people who are silent wait: {why}"
-
-
-def hold_back(store: Store, run_id: RunId, step_no: int) -> Hold | None:
-    """Make what is due of a step due later if its silence is not proven; None if there is none of that.
-
-    Short transactions of its own, each over a range of recipients. Whose condition does not hold is left alone. The
-    first time that the feed is closed for a step is noted in the audit, and the first time that it is open again.
-    """
-    with store.read() as connection:
-        plan = plan_of(connection, run_id)
-        proof = prove(connection, plan, run_id, step_no, store.clock)
-    step = plan.sequence[step_no - 1]
-    if proof is None or step.condition is None:
-        return None
-    now = store.clock.now()
-    held = reschedule(
-        store,
-        run_id,
-        step_no,
-        messages.c.due_at <= now,
-        messages.c.not_after >= now,
-        unproven(plan, step_no),
-        evidence.holds(step.condition, plan, messages),
-        to=proof.again,
-        parameters=parameters(plan, step_no, proof),
-    )
-    if not held and proof.closed is not None:
-        return None
-    news = _note(store, run_id, step_no, step.step, proof.closed)
-    return Hold(step_no=step_no, step=step.step, waiting=held, closed=proof.closed, news=news) if held else None
-
-
-def _note(store: Store, run_id: RunId, step_no: int, step: str, closed: str | None) -> bool:
-    """Write into the audit that a step is held, or goes on, if that is news; tell whether it was news of a hold."""
-    with store.write() as connection:
-        told = connection.execute(
-            select(audit.c.what, audit.c.detail)
-            .where(audit.c.run_id == run_id, audit.c.what.in_((_CLOSED, _OPEN)))
-            .order_by(audit.c.audit_id.desc())
-        )
-        was_closed = next((row.what == _CLOSED for row in told if json.loads(row.detail)["step"] == step), False)
-        if was_closed == (closed is not None):
-            return False
-        what = _OPEN if closed is None else _CLOSED
-        detail = {"step": step} | ({} if closed is None else {"reason": closed})
-        record(connection, run_id, store.clock.now(), what, detail)
-    return closed is not None
-
-
-def standing(connection: Connection, run_id: RunId, clock: Clock) -> Iterator[Hold]:
-    """Yield the steps for which the feed is closed, with how many messages wait for it by now."""
-    plan, now = plan_of(connection, run_id), clock.now()
-    left = (MessageState.NOT_DUE, MessageState.QUEUED, MessageState.CLAIMED)
-    for step_no, step in enumerate(plan.sequence, 1):
-        if step.condition is None or not step.silences:
-            continue
-        mine = and_(messages.c.run_id == run_id, messages.c.step_no == step_no)
-        if connection.execute(select(messages.c.seq).where(mine, messages.c.state.in_(left)).limit(1)).first() is None:
-            continue
-        proof = prove(connection, plan, run_id, step_no, clock)
-        if proof is None or proof.closed is None:
-            continue
-        waiting = connection.execute(
-            select(func.count()).where(
-                mine,
-                messages.c.state == MessageState.QUEUED,
-                messages.c.not_after <= now + step.lateness,
-                messages.c.not_after >= now,
-                unproven(plan, step_no),
-                evidence.holds(step.condition, plan, messages),
-            ),
-            parameters(plan, step_no, proof),
-        ).scalar_one()
-        yield Hold(step_no=step_no, step=step.step, waiting=waiting, closed=proof.closed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Decision:
-    decision: str
-    at: datetime
-    by: str
-
-
-def _decision(connection: Connection, run_id: RunId, step_no: int) -> _Decision | None:
-    row = connection.execute(
-        select(feed_decisions)
-        .where(feed_decisions.c.run_id == run_id, feed_decisions.c.step_no == step_no)
-        .order_by(feed_decisions.c.at.desc())
-        .limit(1)
-    ).one_or_none()
-    return None if row is None else _Decision(decision=row.decision, at=row.at, by=row.by)
-
-
-def decide(
-    store: Store, run_id: RunId, step_no: int, decision: FeedDecision, *, by: str, reason: str | None = None
-) -> int:
-    """Decide for a step in the place of its feed; return how many messages may be due at once. Own transactions.
-
-    `GO` lets on who has waited until now, and nobody whose wait ends later; `HOLD` holds the step whatever the feed
-    says; `AUTO` leaves it to the feed again. RunError for a step that does not rest on silence, or a run that is over.
-    """
-    now = store.clock.now()
-    with store.write() as connection:
-        run = connection.execute(select(runs.c.run_key, runs.c.state).where(runs.c.run_id == run_id)).one()
-        if run.state in (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED):
-            raise RunError(f"{run.run_key} is {run.state}; nothing of it waits")
-        plan = plan_of(connection, run_id)
-        step = plan.sequence[step_no - 1]
-        if not step.silences:
-            raise RunError(f"{step.step} of {run.run_key} does not rest on silence, so nothing holds it for the feed")
-        upsert = (sqlite if store.is_sqlite else postgresql).insert(feed_decisions)
-        connection.execute(
-            upsert.values(run_id=run_id, step_no=step_no, at=now, decision=decision, by=by).on_conflict_do_update(
-                index_elements=list(feed_decisions.primary_key), set_={"decision": decision, "by": by}
-            )
-        )
-        detail = {"step": step.step, "decision": decision.value, "by": by} | ({"reason": reason} if reason else {})
-        record(connection, run_id, now, "feed decided", detail)
-    if decision is FeedDecision.HOLD:
-        return 0
-    waited = messages.c.not_after <= now + step.lateness
-    return reschedule(store, run_id, step_no, messages.c.due_at > now, waited, to=now)

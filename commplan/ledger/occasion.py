@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from commplan.ids import RunId
-from commplan.ledger.run import cancel_waiting, release_enrolments, set_state
+from commplan.ledger.ending import cancel_waiting, release_enrolments
+from commplan.ledger.run import set_state
 from commplan.store import Store
 from commplan.terms import Reason, RunState
 

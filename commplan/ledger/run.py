@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import json
 import secrets
-import time as clock
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta
-from uuid import uuid4
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, time
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan import planfile
@@ -24,30 +21,19 @@ from commplan.ids import RunId
 from commplan.plan import Plan
 from commplan.store import Store
 from commplan.store.tables import (
-    attempts,
     audit,
-    batches,
     bundles,
-    conversions,
-    enrolments,
-    evaluations,
     flow_runs,
-    gatherings,
-    message_values,
-    messages,
-    plan_locks,
     recipients,
     runs,
-    skeletons,
 )
 from commplan.store.types import machine_now
-from commplan.terms import MessageState, Reason, RunState
+from commplan.terms import RunState
 
 #: The name under which a bundle keeps the plan file.
 PLAN_FILE = "plan.yaml"
 #: A run in one of these has work left and nobody who holds it up.
 UNDER_WAY = (RunState.FROZEN, RunState.READY, RunState.EXECUTING)
-_NOT_ON_WIRE = (MessageState.NOT_DUE, MessageState.QUEUED, MessageState.CLAIMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +197,6 @@ def frozen_files(connection: Connection, run_id: RunId) -> dict[str, str]:
 
 
 _PLAN_OF_RUN: dict[tuple[str, RunId], Plan] = {}
-
-
 _DIGEST = select(runs.c.digest).where(runs.c.run_id == bindparam("of_run"))
 
 
@@ -260,45 +244,6 @@ def set_state(
     return bool(moved)
 
 
-def cancel_run(store: Store, run_id: RunId, *, by: str | None = None, reason: str | None = None) -> int:
-    """Cancel a run for ever and return how many messages that stopped; what is on the wire is not called back.
-
-    The first transaction stops all claims; short ones over ranges of recipients follow, and cancelling again goes on
-    where they were cut short. People whom the run never wrote to are released for later runs of the plan.
-    """
-    now = store.clock.now()
-    with store.write() as connection:
-        if not connection.execute(
-            update(runs)
-            .where(runs.c.run_id == run_id, runs.c.state.not_in((RunState.FINISHED, RunState.SUPERSEDED)))
-            .values(state=RunState.CANCELLED, finished_at=now)
-        ).rowcount:
-            return 0
-    stopped = cancel_waiting(store, run_id, Reason.RUN_CANCELLED)
-    with store.write() as connection:
-        release_enrolments(connection, run_id)
-        said = {name: text for name, text in (("by", by), ("reason", reason)) if text}
-        record(connection, run_id, now, "cancelled", {"messages": stopped, **said})
-    return stopped
-
-
-def cancel_waiting(store: Store, run_id: RunId, reason: Reason) -> int:
-    """Cancel every message of a stopped run that is not on the wire; return how many. Short transactions."""
-    stopped = 0
-    for first, last in ranges(store, run_id):
-        with store.write() as connection:
-            stopped += connection.execute(
-                update(messages)
-                .where(
-                    messages.c.run_id == run_id,
-                    messages.c.seq.between(first, last),
-                    messages.c.state.in_(_NOT_ON_WIRE),
-                )
-                .values(state=MessageState.CANCELLED, reason=reason, batch_id=None)
-            ).rowcount
-    return stopped
-
-
 def ranges(store: Store, run_id: RunId, *, size: int = 10_000) -> list[tuple[int, int]]:
     """Return the run's recipients as ranges of positions, so that no transaction has to span them all."""
     with store.read() as connection:
@@ -306,27 +251,6 @@ def ranges(store: Store, run_id: RunId, *, size: int = 10_000) -> list[tuple[int
             select(func.max(recipients.c.seq)).where(recipients.c.run_id == run_id)
         ).scalar_one_or_none()
     return [(first, first + size - 1) for first in range(1, (last or 0) + 1, size)]
-
-
-def release_enrolments(connection: Connection, run_id: RunId) -> None:
-    """Give back the places of people whom the run has not written to. In the caller's transaction.
-
-    Who may have been written to keeps the place: what is on the wire, or unknown, may arrive.
-    """
-    perhaps = (
-        select(recipients.c.contact_id)
-        .join(messages, and_(messages.c.run_id == recipients.c.run_id, messages.c.seq == recipients.c.seq))
-        .where(
-            recipients.c.run_id == run_id,
-            messages.c.run_id == run_id,
-            messages.c.state.in_((MessageState.SENDING, MessageState.UNKNOWN)),
-        )
-    )
-    connection.execute(
-        delete(enrolments).where(
-            enrolments.c.run_id == run_id, enrolments.c.state == "reserved", enrolments.c.contact_id.not_in(perhaps)
-        )
-    )
 
 
 def since_of(connection: Connection, plan: Plan, run_id: RunId) -> datetime | None:
@@ -361,97 +285,3 @@ def beat(store: Store, run_id: RunId) -> RunState:
     with store.write() as connection:
         connection.execute(update(runs).where(runs.c.run_id == run_id).values(alive_machine=machine_now()))
         return RunState(connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar_one())
-
-
-@dataclass(slots=True, kw_only=True)
-class Turn:
-    """A process's turn at something that one process does at a time; over when its lease is."""
-
-    store: Store
-    name: str
-    holder: str
-    lease: timedelta
-    _kept: float = field(default_factory=clock.monotonic)
-
-    def keep(self) -> None:
-        """Begin the lease anew, once a tenth of it is over; RunError when another process has the turn by then.
-
-        Own transaction.
-        """
-        if clock.monotonic() - self._kept < self.lease.total_seconds() / 10:
-            return
-        self._kept = clock.monotonic()
-        with self.store.write() as connection:
-            kept = connection.execute(
-                update(plan_locks)
-                .where(plan_locks.c.plan == self.name, plan_locks.c.holder == self.holder)
-                .values(lease_machine=machine_now() + self.lease.total_seconds())
-            ).rowcount
-        if not kept:
-            raise RunError(f"another process has taken over preparing {self.name}; start this again in a minute")
-
-
-@contextmanager
-def exclusive(
-    store: Store, name: str, *, lease: timedelta = timedelta(minutes=2), patience: timedelta = timedelta()
-) -> Iterator[Turn]:
-    """Take the turn at preparing a plan or a run, if it is free or its holder's lease is over.
-
-    RunError when it is not to be had within `patience`. Lease and patience are machine time; the lease is on the
-    database's clock, and who works longer keeps the turn by `Turn.keep`.
-    """
-    turn = Turn(store=store, name=name, holder=uuid4().hex, lease=lease)
-    until = clock.monotonic() + patience.total_seconds()
-    while not _take(turn):
-        if clock.monotonic() >= until:
-            raise RunError(f"another process prepares {name}; start this again in a minute")
-        clock.sleep(0.2)
-    try:
-        yield turn
-    finally:
-        with store.write() as connection:
-            connection.execute(delete(plan_locks).where(plan_locks.c.plan == name, plan_locks.c.holder == turn.holder))
-
-
-def _take(turn: Turn) -> bool:
-    store, name, lease = turn.store, turn.name, turn.lease
-    upsert = sqlite.insert if store.is_sqlite else postgresql.insert
-    until = machine_now() + lease.total_seconds()
-    with store.write() as connection:
-        # PostgreSQL's driver does not count the rows of an INSERT: what it returns tells.
-        taken = connection.execute(
-            upsert(plan_locks)
-            .values(plan=name, holder=turn.holder, lease_machine=until)
-            .on_conflict_do_update(
-                index_elements=[plan_locks.c.plan],
-                set_={"holder": turn.holder, "lease_machine": until},
-                where=plan_locks.c.lease_machine < machine_now(),
-            )
-            .returning(plan_locks.c.holder)
-        ).first()
-    return taken is not None
-
-
-def discard_run(store: Store, run_id: RunId) -> None:
-    """Remove a run that has sent nothing, so that its key can be used again after a mistake was mended.
-
-    One transaction. RunError, and nothing removed, if any request of the run was ever put on the wire.
-    """
-    with store.write() as connection:
-        if connection.execute(select(attempts.c.attempt_id).where(attempts.c.run_id == run_id).limit(1)).first():
-            raise RunError("this run has sent messages; cancel it instead of discarding it")
-        for table in (
-            messages,
-            message_values,
-            skeletons,
-            conversions,
-            gatherings,
-            enrolments,
-            recipients,
-            evaluations,
-            batches,
-            flow_runs,
-            runs,
-        ):
-            connection.execute(delete(table).where(table.c.run_id == run_id))
-        record(connection, run_id, store.clock.now(), "discarded", {})

@@ -15,7 +15,8 @@ from commplan.errors import RunError
 from commplan.ids import AttemptId, MessageRef, RunId
 from commplan.ledger import unsettled
 from commplan.ledger.close import keep
-from commplan.ledger.run import plan_of, record, release_enrolments
+from commplan.ledger.ending import release_enrolments
+from commplan.ledger.run import plan_of, record
 from commplan.ledger.schedule import release_followers
 from commplan.ledger.unsettled import Inquiry, Unsettled
 from commplan.store import Store

@@ -66,7 +66,7 @@ def _watching() -> Iterator[_Watch]:
 
     watch, whole = _Watch(), []
     for owner, names in (
-        (campaign.Campaign, [name for name in vars(campaign.Campaign) if not name.startswith("__")]),
+        *((phase, [name for name in vars(phase) if not name.startswith("__")]) for phase in campaign.Campaign.mro()),
         (campaign, ["start"]),
         (archive, ["write_report"]),
     ):

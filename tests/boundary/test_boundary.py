@@ -27,7 +27,7 @@ in_parts = pytest.mark.parametrize(
     "part", [pytest.param(n, marks=pytest.mark.xdist_group(f"boundary {n}")) for n in range(PARTS)]
 )
 
-ROOT = Path(campaign.__file__).parent.parent
+ROOT = Path(campaign.__file__).parents[2]
 
 
 def run(folder: Path, *words: str) -> str:

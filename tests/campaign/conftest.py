@@ -43,7 +43,7 @@ from tests.conftest import NOON, PLAIN
 CONNECTIONS = 8
 PRIVATE, PUBLIC = generate_key()
 API_KEY, ACCOUNT, AUTH_TOKEN = "SG.of-the-tests", "AC" + "1" * 32, "an-auth-token"
-TEMPLATES = Path(campaign.__file__).parent.parent / "templates"
+TEMPLATES = Path(campaign.__file__).parents[2] / "templates"
 
 #: Welcome by email, a text to the silent, a survey, and a text to whoever still says nothing.
 PLAN = """

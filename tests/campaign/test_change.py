@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from commplan.errors import FenceError
-from commplan.ledger import run as ledger_run
+from commplan.ledger import ending
 from commplan.store.tables import store_info
 from commplan.terms import RunState
 
@@ -164,7 +164,7 @@ def test_whom_a_cancelled_run_gave_back_is_found_by_the_next(rehearse):
     first = here.ready(PLAN, "a")
     first.dispatch(1, here.shard(0, 2))
     assert len(here.truth()) == 2
-    ledger_run.cancel_run(here.store, first.run.run_id)
+    ending.cancel_run(here.store, first.run.run_id)
     second = here.ready(PLAN, "b")
     here.send_due(second)
     assert len(here.truth()) == 4
@@ -174,6 +174,6 @@ def test_whom_a_cancelled_run_gave_back_is_found_by_the_next(rehearse):
 def test_a_run_id_is_never_given_twice(rehearse):
     here = rehearse(crowd(1))
     stale = here.start(LETTER, "a")
-    ledger_run.discard_run(here.store, stale.run.run_id)
+    ending.discard_run(here.store, stale.run.run_id)
     fresh = here.start(LETTER.replace("plan: letter", "plan: other"), "x")
     assert fresh.run.run_id > stale.run.run_id

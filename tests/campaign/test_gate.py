@@ -18,7 +18,8 @@ from sqlalchemy import delete, insert, select, update
 
 from commplan import campaign, pulse
 from commplan.errors import InputError
-from commplan.ledger import gate
+from commplan.ledger import hold
+from commplan.ledger.decision import decide
 from commplan.store.tables import attempts, audit, conversions, feed_beats, inbox, messages, polls
 from commplan.store.types import machine_now
 from commplan.terms import Channel, FeedDecision
@@ -155,9 +156,9 @@ def test_what_a_provider_no_longer_repeats_does_not_come_however_long_one_waits(
     assert "longer than it repeats" in next(iter(holds(here, running))).closed
 
 
-def holds(here: Rehearsal, running) -> Iterable[gate.Hold]:
+def holds(here: Rehearsal, running) -> Iterable[hold.Hold]:
     with here.store.read() as connection:
-        return list(gate.standing(connection, running.run.run_id, here.clock))
+        return list(hold.standing(connection, running.run.run_id, here.clock))
 
 
 def test_whose_message_went_out_after_the_gap_is_not_held_for_it(rehearse):
@@ -287,7 +288,7 @@ def test_an_operator_lets_on_who_has_waited_until_now_and_nobody_else(rehearse):
         )
     at(here, 25)
     assert follow_up(here, running) is not None
-    assert gate.decide(here.store, running.run.run_id, 2, FeedDecision.GO, by="ops", reason="we looked") == 1
+    assert decide(here.store, running.run.run_id, 2, FeedDecision.GO, by="ops", reason="we looked") == 1
     assert follow_up(here, running) is None
     assert here.states(running) == {"person1": ["delivered", "accepted"], "person2": ["delivered", "queued"]}
     assert wakes(here, running, 27) == [1]
@@ -299,10 +300,10 @@ def test_an_operator_lets_on_who_has_waited_until_now_and_nobody_else(rehearse):
 def test_an_operator_holds_a_step_whatever_the_feed_says_and_gives_it_back(rehearse):
     here, running = unheard(rehearse)
     beats(here, -1, 60)
-    gate.decide(here.store, running.run.run_id, 2, FeedDecision.HOLD, by="ops")
+    decide(here.store, running.run.run_id, 2, FeedDecision.HOLD, by="ops")
     at(here, 25)
     assert follow_up(here, running) == "ops holds it since 2026-12-01 02:00 UTC"
-    gate.decide(here.store, running.run.run_id, 2, FeedDecision.AUTO, by="ops")
+    decide(here.store, running.run.run_id, 2, FeedDecision.AUTO, by="ops")
     assert wakes(here, running, 25) == [2]
 
 

@@ -15,11 +15,11 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_ANALY
 from prefect.testing.utilities import prefect_test_harness
 
 from commplan import campaign
-from commplan.campaign import WORTH_A_MACHINE, Campaign
+from commplan.campaign import Campaign
+from commplan.campaign.sending import WORTH_A_MACHINE
 from commplan.clock import Clock
 from commplan.errors import InputError, RunError
-from commplan.ledger import run as ledger_run
-from commplan.ledger import standstill
+from commplan.ledger import ending, standstill
 from commplan.settings import load_settings
 from commplan.store import Store
 from commplan.supervisor import free_port
@@ -113,7 +113,7 @@ def test_a_hand_that_finds_its_run_kept_back_or_over_ends_at_once(rehearse, monk
     elif state == "held":
         standstill.hold(here.store, run_id, "the key is refused")
     elif state == "cancelled":
-        ledger_run.cancel_run(here.store, run_id)
+        ending.cancel_run(here.store, run_id)
     else:
         ready(here).evaluate()
     _lend(here, monkeypatch)

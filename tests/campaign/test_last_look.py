@@ -13,6 +13,7 @@ from commplan.dispatch import Sender
 from commplan.dispatch.sms import text_message
 from commplan.errors import FenceError, StoreError
 from commplan.ids import Token, new_attempt_id
+from commplan.ledger import ending
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import WHOLE, claim
 from commplan.ledger.look import look
@@ -278,10 +279,10 @@ def test_a_run_that_was_cancelled_after_the_claim_sends_nothing(rehearse):
     here = rehearse(crowd(3))
     running = here.ready()
     batch = claim(here.store, run_id=running.run.run_id, step_no=1, worker="w", limit=9, lease=60, shard=WHOLE)
-    assert ledger_run.cancel_run(here.store, running.run.run_id) == 3
+    assert ending.cancel_run(here.store, running.run.run_id) == 3
     assert look(here.store, batch, seqs=batch.seqs, attempt_ids=[new_attempt_id()], lease=60) == []
     assert {(row.state, row.reason) for row in here.rows().values()} == {("cancelled", "run_cancelled")}
-    assert ledger_run.cancel_run(here.store, running.run.run_id) == 0
+    assert ending.cancel_run(here.store, running.run.run_id) == 0
 
 
 def make_live(here, environment: str | None = "production"):

@@ -179,7 +179,7 @@ def require_noticed(here, running, harm, named) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(campaign.__file__).parent.parent,
+        cwd=Path(campaign.__file__).parents[2],
         env={"PATH": os.environ["PATH"], **here.environment()},
         timeout=60,
     )

@@ -19,8 +19,8 @@ from commplan import campaign
 from commplan.campaign import Campaign
 from commplan.errors import RunError
 from commplan.heartbeat import beating
+from commplan.ledger import ending, upkeep
 from commplan.ledger import run as ledger_run
-from commplan.ledger import upkeep
 from commplan.ledger.claim import claim
 from commplan.ledger.close import sweep
 from commplan.ledger.revival import FlowState, Sighting, silent_runs
@@ -93,7 +93,7 @@ def test_only_runs_of_deployments_that_have_work_left_and_are_silent_are_looked_
         connection.execute(update(runs).values(alive_machine=time.time() - LONG_AGO))
     (found,) = silent_runs(here.store)
     assert (found.run_key, found.flow_runs, found.starts) == ("letter@first", (("flow-1", "deployment"),), 1)
-    ledger_run.cancel_run(here.store, running.run.run_id)
+    ending.cancel_run(here.store, running.run.run_id)
     assert silent_runs(here.store) == []
 
 
@@ -203,7 +203,7 @@ def test_a_late_occurrence_gives_way_only_before_it_has_begun(rehearse):
     assert late.give_way(newer)
     assert late.state == "superseded"
     assert late.standing == "letter@first is superseded: letter@2026-12-02T10:00 was due before this began"
-    assert not ledger_run.cancel_run(here.store, late.run.run_id)
+    assert not ending.cancel_run(here.store, late.run.run_id)
     begun = here.ready(LETTER, "second")
     assert not begun.give_way(newer)
     assert here.send_due(begun).accepted == 2

@@ -15,8 +15,8 @@ from commplan import campaign
 from commplan.dispatch import Sender
 from commplan.errors import RunError
 from commplan.ids import new_attempt_id
+from commplan.ledger import ending, standstill
 from commplan.ledger import run as ledger_run
-from commplan.ledger import standstill
 from commplan.ledger.claim import claim
 from commplan.ledger.look import look
 from commplan.store.tables import audit
@@ -129,7 +129,7 @@ def test_only_a_run_that_executes_can_be_paused_and_only_one_that_is_kept_back_r
     assert standstill.pause(here.store, running.run.run_id, by="ops")
     assert not standstill.pause(here.store, running.run.run_id, by="someone else")
     assert "by ops" in str(running.standstill())
-    ledger_run.cancel_run(here.store, running.run.run_id, by="ops")
+    ending.cancel_run(here.store, running.run.run_id, by="ops")
     assert running.standstill() is None
     for act in (pause, resume):
         with pytest.raises(RunError, match="letter@first is cancelled"):
@@ -145,7 +145,7 @@ def test_who_stopped_what_and_why_is_on_record(rehearse):
     standstill.stop_all(here.store, by="cy", reason="a fire")
     standstill.lift_stop(here.store, by="di")
     assert not standstill.lift_stop(here.store, by="di")
-    ledger_run.cancel_run(here.store, run_id, by="eve", reason="enough")
+    ending.cancel_run(here.store, run_id, by="eve", reason="enough")
     with here.store.read() as connection:
         rows = connection.execute(select(audit).order_by(audit.c.audit_id)).all()
     said = [(row.run_id, row.what, json.loads(row.detail)) for row in rows[-5:]]

@@ -12,8 +12,10 @@ from sqlalchemy import select
 from commplan import campaign
 from commplan.dispatch import Tally
 from commplan.errors import InputError, RunError
+from commplan.ledger import ending
 from commplan.ledger import run as ledger_run
 from commplan.ledger.enqueue import Enqueuer
+from commplan.ledger.turn import exclusive
 from commplan.rendering import freeze
 from commplan.store.tables import enrolments, messages, recipients, runs
 from tests.campaign.conftest import LETTER, NOON, PAIR, PLAN, Customer, Rehearsal, crowd
@@ -129,20 +131,20 @@ def test_two_runs_of_a_plan_look_up_their_audience_one_after_the_other(rehearse)
 def test_who_has_no_patience_is_told_that_another_has_the_turn(rehearse):
     here = rehearse(crowd(1))
     with (
-        ledger_run.exclusive(here.store, "letter@first"),
+        exclusive(here.store, "letter@first"),
         pytest.raises(RunError, match="another process prepares letter@first"),
-        ledger_run.exclusive(here.store, "letter@first"),
+        exclusive(here.store, "letter@first"),
     ):
         raise AssertionError("two had the turn")
-    with ledger_run.exclusive(here.store, "letter@first"):
+    with exclusive(here.store, "letter@first"):
         pass
 
 
 def test_a_turn_whose_lease_is_over_goes_to_the_next_and_says_so_to_the_first(rehearse):
     here = rehearse(crowd(1))
     with (
-        ledger_run.exclusive(here.store, "x", lease=timedelta(0)) as mine,
-        ledger_run.exclusive(here.store, "x"),
+        exclusive(here.store, "x", lease=timedelta(0)) as mine,
+        exclusive(here.store, "x"),
         pytest.raises(RunError, match="taken over"),
     ):
         mine.keep()
@@ -221,9 +223,9 @@ def test_a_run_that_ends_without_a_message_gives_its_people_back(rehearse, end):
     here = rehearse(crowd(2))
     first = here.ready(occurrence="first")
     if end == "discard":
-        ledger_run.discard_run(here.store, first.run.run_id)
+        ending.discard_run(here.store, first.run.run_id)
     else:
-        assert ledger_run.cancel_run(here.store, first.run.run_id) == 2
+        assert ending.cancel_run(here.store, first.run.run_id) == 2
         assert here.states(first) == {name: ["cancelled: run_cancelled"] for name in ("person1", "person2")}
         assert here.send_due(first).accepted == 0
         here.require_balance(first)
@@ -238,7 +240,7 @@ def test_a_discarded_run_frees_its_key_even_after_a_batch_in_which_nothing_was_l
     assert here.send_due(running) == Tally(batches=1)
     assert here.states(running) == {"person1": ["expired: too_late"]}
     running.evaluate()
-    ledger_run.discard_run(here.store, running.run.run_id)
+    ending.discard_run(here.store, running.run.run_id)
     with here.store.read() as connection:
         for table in (runs, messages, recipients, enrolments):
             assert connection.execute(select(table)).all() == []
@@ -250,7 +252,7 @@ def test_a_run_that_has_sent_is_not_discarded(rehearse):
     running = here.ready()
     here.send_due(running)
     with pytest.raises(RunError, match="cancel it instead"):
-        ledger_run.discard_run(here.store, running.run.run_id)
+        ending.discard_run(here.store, running.run.run_id)
     here.require_balance(running)
 
 
@@ -259,7 +261,7 @@ def test_cancelling_keeps_the_places_of_those_who_were_or_may_have_been_written_
     first = here.ready(PAIR, "first")
     here.fault("email", "accept_then_close")
     first.dispatch(1, here.shard(0, 2))  # two of them; the first request gets no answer
-    assert ledger_run.cancel_run(here.store, first.run.run_id) == 2 + 4
+    assert ending.cancel_run(here.store, first.run.run_id) == 2 + 4
     assert sorted(row.state for ref, row in here.rows().items() if ref.step_no == 1) == [
         "accepted",
         "cancelled",

@@ -10,8 +10,7 @@ from sqlalchemy import inspect, text
 
 from commplan.clock import Clock
 from commplan.errors import RunError
-from commplan.ledger import close, settlement, state, unsettled
-from commplan.ledger import run as ledger_run
+from commplan.ledger import close, ending, settlement, state, unsettled
 from commplan.ledger.claim import claim
 from commplan.store.tables import metadata
 from commplan.terms import Channel, MessageState, Reason, Retry
@@ -177,9 +176,9 @@ def _stop(here) -> None:
     assert claim(here.store, run_id=running.run.run_id, step_no=1, worker="w", limit=1, lease=0) is not None
     close.sweep(here.store, running.run.run_id)
     assert claim(here.store, run_id=running.run.run_id, step_no=1, worker="w", limit=1, lease=60) is not None
-    ledger_run.cancel_run(here.store, running.run.run_id)
+    ending.cancel_run(here.store, running.run.run_id)
     with pytest.raises(RunError):
-        ledger_run.discard_run(here.store, here.start(plan("lose", LETTER)).run.run_id)
+        ending.discard_run(here.store, here.start(plan("lose", LETTER)).run.run_id)
 
 
 def _burn(here) -> None:

@@ -24,7 +24,7 @@ from commplan.ledger import close
 from commplan.store.tables import batches
 from tests.campaign.conftest import BOTH, LETTER, PAIR, TEXT, Rehearsal, crowd, until
 
-ROOT = Path(campaign.__file__).parent.parent
+ROOT = Path(campaign.__file__).parents[2]
 #: Texts that one worker has on the wire at once, and emails in one request.
 TOGETHER, BATCH = 8, 5
 

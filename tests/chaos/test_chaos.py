@@ -15,7 +15,7 @@ from commplan import campaign
 
 pytestmark = pytest.mark.xdist_group("chaos")
 
-ROOT = Path(campaign.__file__).parent.parent
+ROOT = Path(campaign.__file__).parents[2]
 
 
 def weather(

@@ -24,7 +24,7 @@ from commplan.clock import Clock
 from commplan.consent import Contact
 from commplan.content import Skeleton
 from commplan.ids import AttemptId, MessageRef, RunId, TokenPurpose, new_attempt_id
-from commplan.ledger import close, proof, schedule
+from commplan.ledger import close, ending, proof, schedule
 from commplan.ledger import run as ledger_run
 from commplan.ledger.claim import Batch, claim
 from commplan.ledger.enqueue import Draft, Enqueuer, Header
@@ -306,7 +306,7 @@ class LedgerMachine(RuleBasedStateMachine):
             schedule.drop_orphans(self.store, self.run_id)
             close.sweep(self.store, self.run_id)
         elif data.draw(st.booleans()):
-            ledger_run.cancel_run(self.store, self.run_id)
+            ending.cancel_run(self.store, self.run_id)
             self.cancelled, self.held = True, False
 
     def hours_pass(self, hours: int) -> None:
@@ -466,6 +466,6 @@ class LedgerMachine(RuleBasedStateMachine):
                     close.accept(self.store, {attempt_id: attempt_id}, now=self.store.clock.now())
                 close.finish(self.store, batch)
         ledger_run.set_state(self.store, self.run_id, RunState.FINISHED, only_from=(RunState.EXECUTING,))
-        ledger_run.cancel_waiting(self.store, self.run_id, Reason.RUN_ENDED)
+        ending.cancel_waiting(self.store, self.run_id, Reason.RUN_ENDED)
         self.the_ledger_agrees_with_the_world()
         assert not set(self.seen.values()) & {"not_due", "queued", "claimed", "sending"}, "somebody was forgotten"

@@ -14,7 +14,7 @@ import pytest
 from commplan import campaign
 from tests.mutation.breaks import BREAKS, Break, table
 
-ROOT = Path(campaign.__file__).parent.parent
+ROOT = Path(campaign.__file__).parents[2]
 EVERY = [pytest.param(one, id=re.sub(r"\W+", "-", one.rule)) for one in BREAKS]
 
 
