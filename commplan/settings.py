@@ -145,6 +145,13 @@ class Settings(BaseSettings):
         description="Machines that send a large step at once: more than one over PostgreSQL only, with workers of the "
         "pool `senders` on the others",
     )
+    raw_days: int = Field(
+        7,
+        ge=1,
+        le=90,
+        description="Days for which upkeep keeps providers' posts as they came, from when they were applied, and "
+        "heartbeats, unless a run that is not over rests on them",
+    )
     default_region: str = Field(
         "US", min_length=2, max_length=2, description="Country of phone numbers written without one"
     )

@@ -1,4 +1,5 @@
-"""Upkeep: every minute, what no single run can do for itself. Brings silent runs back, and applies what came in.
+"""Upkeep: every minute, what no single run can do for itself. Brings silent runs back, applies what came in,
+and drops what was kept long enough.
 
 ``python -m flows.upkeep`` brings silent runs back once, without a flow run.
 """
@@ -13,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from commplan import campaign as work
 from commplan import logs
+from commplan.ledger.retention import purge as drop_old
 from commplan.ledger.revival import SILENCE
 from commplan.ledger.upkeep import at_work
 from commplan.reviver import Revival
@@ -26,7 +28,7 @@ from flows.orchestrator import PrefectOrchestrator
 @flow(name="upkeep", flow_run_name="upkeep", retries=0, persist_result=False)
 @guarded
 def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
-    """Bring back silent runs, apply what waits, prove the feed, poll texts, and settle what nobody knows.
+    """Bring back silent runs, apply what waits, prove the feed, poll texts, settle what nobody knows, purge.
 
     Args:
         silence: Seconds after which a run that has not been heard of is looked after.
@@ -40,6 +42,7 @@ def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
         polls(store, return_state=True),
         settle(store, return_state=True),
         revive(store, silence, return_state=True),
+        purge(store, return_state=True),
     ]
 
 
@@ -84,6 +87,15 @@ def revive(store: Store, silence: float) -> None:
     done = _revive(store, silence)
     if done != Revival():
         get_run_logger().warning("%s started again, %s cancelled, %s held", done.revived, done.cancelled, done.held)
+
+
+@task(task_run_name="purge", cache_policy=NO_CACHE)
+@guarded
+def purge(store: Store) -> None:
+    """Drop raw posts, and heartbeats, that were kept as long as the settings say."""
+    gone = drop_old(store, keep=timedelta(days=load_settings().raw_days))
+    if gone.posts or gone.beats:
+        get_run_logger().info("purged %s posts and %s heartbeats", f"{gone.posts:,}", f"{gone.beats:,}")
 
 
 def _revive(store: Store, silence: float) -> Revival:
