@@ -3,6 +3,7 @@
 Never guesses: what cannot be placed is kept or counted, and an opt-out is honoured even when it cannot be placed.
 """
 
+from commplan.tracking.backlog import Backlog, backlog
 from commplan.tracking.inbox import BEAT, Applied, PostKind, append, apply_inbox, waiting
 from commplan.tracking.page import (
     Answer,
@@ -20,11 +21,13 @@ __all__ = [
     "BEAT",
     "Answer",
     "Applied",
+    "Backlog",
     "PostKind",
     "Visit",
     "answer_survey",
     "append",
     "apply_inbox",
+    "backlog",
     "find_visit",
     "is_opted_out",
     "previous_answer",

@@ -23,6 +23,7 @@ from commplan.store import Store
 from commplan.web.gate import Gate
 from commplan.web.hooks import Hooks
 from commplan.web.pages import Pages
+from commplan.web.ready import Readiness
 
 _LOG = logging.getLogger("commplan.web")
 
@@ -77,6 +78,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False) -> St
     applier = Applier(store)
     hooks = Hooks(store, settings, on_post=applier.wake)
     pages = Pages(store, settings)
+    readiness = Readiness(store, settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -101,6 +103,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False) -> St
             Route("/u/{token}", pages.unsubscribe, methods=["GET", "POST"]),
             Route("/s/{token}", pages.survey, methods=["GET", "POST"]),
             Route("/healthz", healthz, methods=["GET"]),
+            Route("/readyz", readiness.readyz, methods=["GET"]),
         ],
         middleware=[
             Middleware(
