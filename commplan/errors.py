@@ -26,7 +26,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
+
+#: What is wrong with a post that is not proven to come from its provider.
+Doubt = Literal["unsigned", "no_key", "wrong_signature"]
 
 #: Looks like an address, a phone number, or a URL that may carry a password.
 _PRIVATE = re.compile(r"@|://|\+\d{6}")
@@ -124,7 +127,11 @@ class ReceiptError(CommplanError):
 
 
 class ForgedError(ReceiptError):
-    """A post is not proven to come from the provider it claims to come from."""
+    """A post is not proven to come from the provider it claims to come from; `why` in a word for those who count."""
+
+    def __init__(self, message: str, *, why: Doubt = "wrong_signature") -> None:
+        super().__init__(message)
+        self.why: Doubt = why
 
 
 class UnreadableError(ReceiptError):

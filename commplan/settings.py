@@ -152,6 +152,11 @@ class Settings(BaseSettings):
         description="Days for which upkeep keeps providers' posts as they came, from when they were applied, and "
         "heartbeats, unless a run that is not over rests on them",
     )
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Bearer token that reads the figures of `commplan serve` at /metrics; unset: nobody",
+    )
     default_region: str = Field(
         "US", min_length=2, max_length=2, description="Country of phone numbers written without one"
     )

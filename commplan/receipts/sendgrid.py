@@ -72,14 +72,17 @@ def verify(body: bytes, headers: Mapping[str, str], public_keys: Sequence[str]) 
         signature = b64decode(headers[SIGNATURE_HEADER], validate=True)
         signed = headers[TIMESTAMP_HEADER].encode("ascii") + body
     except (KeyError, ValueError):
-        raise ForgedError("a post to the event webhook carries no readable signature") from None
+        raise ForgedError("a post to the event webhook carries no readable signature", why="unsigned") from None
     for text in public_keys:
         try:
             _public_key(text).verify(signature, signed, ec.ECDSA(hashes.SHA256()))
         except (InvalidSignature, ValueError, TypeError):
             continue
         return
-    raise ForgedError("a post to the event webhook is signed by none of COMMPLAN_EMAIL__WEBHOOK_KEYS")
+    raise ForgedError(
+        "a post to the event webhook is signed by none of COMMPLAN_EMAIL__WEBHOOK_KEYS",
+        why="wrong_signature" if public_keys else "no_key",
+    )
 
 
 def load(body: bytes) -> list[object]:

@@ -79,8 +79,10 @@ def verify(urls: Iterable[str], body: bytes, headers: Mapping[str, str], auth_to
     went wrong.
     """
     signature, ways = headers.get(SIGNATURE_HEADER), [*product(filter(None, auth_tokens), urls)]
-    if not signature or not ways:
-        raise ForgedError("a post to a Twilio webhook carries no signature, or COMMPLAN_SMS__AUTH_TOKEN is not set")
+    if not signature:
+        raise ForgedError("a post to a Twilio webhook carries no signature", why="unsigned")
+    if not ways:
+        raise ForgedError("a post to a Twilio webhook cannot be verified: set COMMPLAN_SMS__AUTH_TOKEN", why="no_key")
     algorithm = get_signature_algorithm(headers.get(SIGNATURE_SETTINGS_HEADER.lower(), ""))
     try:
         form = read_form(body)

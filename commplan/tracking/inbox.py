@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -25,6 +26,7 @@ from commplan.store import Store
 from commplan.store.given import given
 from commplan.store.tables import inbox
 from commplan.store.types import machine_now
+from commplan.terms import ReceiptKind
 from commplan.tracking.consequence import follow
 from commplan.tracking.placing import Stray, as_stray, believe, place_inbound, place_strays
 
@@ -51,7 +53,7 @@ class PostKind(StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """Counts of what came of posts: `new` facts, facts already `known`, events of `foreign` systems on the same
-    account, `unreadable` ones, and messages `accepted` that nobody knew to be.
+    account, `unreadable` ones, and messages `accepted` that nobody knew to be; `kinds` of the new facts.
     """
 
     posts: int = 0
@@ -60,6 +62,7 @@ class Applied:
     foreign: int = 0
     unreadable: int = 0
     accepted: int = 0
+    kinds: Counter[ReceiptKind] = field(default_factory=Counter)
 
     def __add__(self, other: Applied) -> Applied:
         return Applied(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
@@ -256,4 +259,5 @@ def _apply_posts(store: Store, connection: Connection, posts: Sequence[_Post]) -
         foreign=found.count(None),
         unreadable=sum(post.parsed.unreadable for post in posts),
         accepted=len(folded.accepted),
+        kinds=Counter(fact.receipt.kind for fact in folded.new),
     )

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -22,6 +23,7 @@ from commplan.settings import Settings
 from commplan.store import Store
 from commplan.web.gate import Gate
 from commplan.web.hooks import Hooks
+from commplan.web.meter import Measured, Meter
 from commplan.web.pages import Pages
 from commplan.web.ready import Readiness
 
@@ -35,8 +37,9 @@ MAX_FORM = 64 * 1024
 class Applier:
     """A thread that applies kept posts as they come, and those that an earlier process left."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, meter: Meter) -> None:
         self._store = store
+        self._meter = meter
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commplan-applier", daemon=True)
@@ -61,7 +64,9 @@ class Applier:
             pause = 1.0
             try:
                 # Small helpings, so that a stop does not wait for a long backlog.
-                if tracking.apply_inbox(self._store, limit=50).posts:
+                applied = tracking.apply_inbox(self._store, limit=50)
+                self._meter.applied(applied)
+                if applied.posts:
                     pause = 0.0
                 failures = 0
             except Exception as error:
@@ -73,9 +78,13 @@ class Applier:
                 self._wake.clear()
 
 
-def create_app(store: Store, settings: Settings, *, applies: bool = False) -> Starlette:
-    """Return the application over an open store; with `applies` it also applies what it has kept, in a thread."""
-    applier = Applier(store)
+def create_app(store: Store, settings: Settings, *, applies: bool = False, figures: Path | None = None) -> Starlette:
+    """Return the application over an open store; with `applies` it also applies what it has kept, in a thread.
+
+    `figures` is the folder in which several processes of one receiver count together.
+    """
+    meter = Meter(store, settings, shared=figures)
+    applier = Applier(store, meter)
     hooks = Hooks(store, settings, on_post=applier.wake)
     pages = Pages(store, settings)
     readiness = Readiness(store, settings)
@@ -104,13 +113,15 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False) -> St
             Route("/s/{token}", pages.survey, methods=["GET", "POST"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readiness.readyz, methods=["GET"]),
+            Route("/metrics", meter.metrics, methods=["GET"]),
         ],
         middleware=[
+            Middleware(Measured, meter=meter),
             Middleware(
                 Gate,
                 limits={"/hooks/": MAX_POST, "/": MAX_FORM},
                 headers=_headers(pages.style_hash),
-            )
+            ),
         ],
         exception_handlers={404: not_found},
         lifespan=lifespan,

@@ -70,6 +70,7 @@ class Hooks:
         try:
             check(request, body, kind)
         except ForgedError as error:
+            request.state.why = error.why
             _LOG.warning("refused a post", extra={"post": kind.value, "why": str(error)})
             return PlainTextResponse("not signed\n", status_code=403)
         except UnreadableError as error:

@@ -285,19 +285,21 @@ def signer() -> Signer:
 
 
 @contextmanager
-def serving(store: Store, settings: Settings) -> Iterator[httpx.Client]:
-    """Run the real server on a free port; what it keeps is applied by the test."""
+def serving(store: Store, settings: Settings, *, applies: bool = False) -> Iterator[httpx.Client]:
+    """Run the real server on a free port; what it keeps is applied by the test, unless it `applies` it itself."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(store, settings)
+    app = create_app(store, settings, applies=applies)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with httpx.Client(base_url=url, **PLAIN, timeout=30) as client:
-        yield client
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    try:
+        with httpx.Client(base_url=url, **PLAIN, timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 @pytest.fixture
