@@ -46,7 +46,10 @@ Descriptor = Annotated[int | None, typer.Option(help="Listen on this inherited s
 
 @app.command()
 def serve(
-    host: Host = "127.0.0.1", port: Annotated[int, typer.Option(help="Port to listen on")] = 8025, fd: Descriptor = None
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on")] = 8025,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port")] = 1,
+    fd: Descriptor = None,
 ) -> None:
     """Listen to providers and recipients: webhooks, unsubscribe links, surveys."""
     from commplan import logs
@@ -54,7 +57,7 @@ def serve(
     from commplan.web.serve import serve as listen
 
     logs.set_up()
-    listen(load_settings(), host=host, port=port, sock=_socket(fd))
+    listen(load_settings(), host=host, port=port, sock=_socket(fd), processes=processes)
 
 
 @app.command()

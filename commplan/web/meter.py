@@ -138,8 +138,14 @@ class Measured:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, size, answer = time.perf_counter(), 0, None
+        began, size, is_answered = time.perf_counter(), 0, False
         state = scope.setdefault("state", {})
+
+        def count(code: str) -> None:
+            nonlocal is_answered
+            is_answered = True
+            seconds = time.perf_counter() - began
+            self._meter.answered(_route(scope), code, state.get("why", ""), seconds=seconds, size=size)
 
         async def counting() -> Message:
             nonlocal size
@@ -148,16 +154,16 @@ class Measured:
             return message
 
         async def noting(message: Message) -> None:
-            nonlocal answer
+            # Before it is sent: who has an answer finds it counted.
             if message["type"] == "http.response.start":
-                answer = (str(message["status"]), time.perf_counter() - began)
+                count(str(message["status"]))
             await send(message)
 
         try:
             await self._app(scope, counting, noting)
         finally:
-            code, seconds = answer or ("none", time.perf_counter() - began)
-            self._meter.answered(_route(scope), code, state.get("why", ""), seconds=seconds, size=size)
+            if not is_answered:
+                count("none")
 
 
 def _route(scope: Scope) -> str:
