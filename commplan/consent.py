@@ -42,7 +42,9 @@ BLOCKS: Mapping[Reason, Mapping[Purpose, Blocks]] = {
         (Reason.HARD_BOUNCE, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.SOFT_BOUNCES, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.INVALID_NUMBER, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
+        (Reason.WRONG_PERSON, Blocks.ALWAYS, Blocks.ALWAYS, Blocks.ALWAYS),
         (Reason.UNSUBSCRIBED, Blocks.ALWAYS, Blocks.SAME_TOPIC, Blocks.NEVER),
+        (Reason.DECLINED, Blocks.SAME_TOPIC, Blocks.SAME_TOPIC, Blocks.NEVER),
         (Reason.PAUSED, Blocks.ALWAYS, Blocks.CARE, Blocks.NEVER),
     )
 }
@@ -50,8 +52,18 @@ BLOCKS: Mapping[Reason, Mapping[Purpose, Blocks]] = {
 
 #: What a person asked for, and so holds for that person at whatever address. The others are facts about the address.
 WISHES = frozenset(
-    {Reason.NEVER_CONTACT, Reason.ERASED, Reason.STOP, Reason.SPAM_REPORT, Reason.UNSUBSCRIBED, Reason.PAUSED}
+    {
+        Reason.NEVER_CONTACT,
+        Reason.ERASED,
+        Reason.STOP,
+        Reason.SPAM_REPORT,
+        Reason.UNSUBSCRIBED,
+        Reason.DECLINED,
+        Reason.PAUSED,
+    }
 )
+#: The wishes that may be about one topic only; every other reason is about whatever is sent.
+OF_TOPIC = frozenset({Reason.UNSUBSCRIBED, Reason.DECLINED})
 #: The wishes that are about what is written, not about the way it comes: for the person they hold on every channel, for
 #: the address they came from on its own.
 EVERYWHERE = frozenset({Reason.UNSUBSCRIBED, Reason.PAUSED})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, union
+from sqlalchemy import Column, ColumnElement, Connection, Row, Table, and_, or_, select, union
 
 from commplan import consent
 from commplan.audience.address import find_key
@@ -36,8 +36,10 @@ from commplan.store.tables import (
     receipts,
     recipients,
     replies,
+    rsvps,
     runs,
     skeletons,
+    suppression_changes,
     suppressions,
 )
 from commplan.suppression import active
@@ -59,9 +61,11 @@ RULES: dict[Reason, str] = {
     Reason.HARD_BOUNCE: "mail to this address came back for good",
     Reason.SOFT_BOUNCES: "three of the last five emails to this address were refused",
     Reason.INVALID_NUMBER: "the provider says that the number gets no texts",
+    Reason.WRONG_PERSON: "whoever has this address says that they are not the person we mean",
     Reason.SPAM_REPORT: "the person reported a message as spam",
     Reason.STOP: "the person replied STOP",
     Reason.UNSUBSCRIBED: "the person unsubscribed",
+    Reason.DECLINED: "the person chose not to get this topic this way",
     Reason.PAUSED: "the person asked for a pause in what is not needed",
     Reason.NEVER_CONTACT: "somebody decided that this address is never written to",
     Reason.ERASED: "the person had their data erased",
@@ -121,9 +125,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """All that is on record: what is on the suppression list, and each run, newest first."""
+    """All that is on record: what is on the suppression list, how it came to be there, and each run, newest first."""
 
     suppressions: tuple[Decision, ...]
+    history: tuple[Decision, ...]
     runs: tuple[Part, ...]
 
 
@@ -144,10 +149,10 @@ def explain(
         keys += [found for row in rows for found in (row.email_key, row.phone_key) if found is not None]
         if who is not None:
             known.add(who)
-        listed = teller.listed(keys, known)
+        listed, history = teller.listed(keys, known), teller.history(keys, known)
     if not parts and not listed:
         raise RunError("nothing is on record about this person" + (f" in {key}" if key else ""))
-    return Explanation(suppressions=tuple(listed), runs=tuple(parts))
+    return Explanation(suppressions=tuple(listed), history=tuple(history), runs=tuple(parts))
 
 
 def _keys(store: Store, settings: Settings, address: str) -> list[AddressKey]:
@@ -198,24 +203,30 @@ class _Teller:
 
     def listed(self, keys: Sequence[AddressKey], known: set[Contact]) -> list[Decision]:
         """Return what the suppression list says, or said, about addresses and people."""
-        of_person = [
-            and_(suppressions.c.people == who.people, suppressions.c.contact_id == who.contact_id) for who in known
-        ]
-        rows = self._connection.execute(
-            select(suppressions)
-            .where(or_(suppressions.c.address_key.in_(keys), *of_person))
-            .order_by(suppressions.c.at, suppressions.c.suppression_id)
-        )
         found = []
-        for row in rows:
-            about = "the address" if row.people is None else f"{row.people} {row.contact_id}"
-            until = f", until {row.until:%Y-%m-%d %H:%M} UTC" if row.until is not None else ""
+        for row in self._rows(suppressions, suppressions.c.suppression_id, keys, known):
             lifted = f", lifted {row.lifted_at:%Y-%m-%d %H:%M} UTC" if row.lifted_at is not None else ""
-            where = "every channel" if row.channel == EVERY_CHANNEL else row.channel
-            what = f"{where}: {about} is suppressed ({row.reason}, scope {row.scope}{until}{lifted})"
-            rule = f"{RULES[Reason(row.reason)]}; said by {row.source}" + (f": {row.said}" if row.said else "")
-            found.append(Decision(at=row.at, what=what, rule=rule))
+            what = f"{_about(row)} is suppressed ({_entry(row)}{lifted})"
+            found.append(Decision(at=row.at, what=what, rule=f"{RULES[Reason(row.reason)]}; {_said(row)}"))
         return found
+
+    def history(self, keys: Sequence[AddressKey], known: set[Contact]) -> list[Decision]:
+        """Return every change of what the list says about addresses and people, oldest first."""
+        return [
+            Decision(
+                at=row.at,
+                what=f"{_about(row)}: {'listed' if row.listed else 'taken off'} ({_entry(row)})",
+                rule=_said(row),
+            )
+            for row in self._rows(suppression_changes, suppression_changes.c.change_id, keys, known)
+        ]
+
+    def _rows(
+        self, table: Table, by: Column[Any], keys: Sequence[AddressKey], known: set[Contact]
+    ) -> Sequence[Row[Any]]:
+        of_person = [and_(table.c.people == who.people, table.c.contact_id == who.contact_id) for who in known]
+        mine = or_(table.c.address_key.in_(keys), *of_person)
+        return self._connection.execute(select(table).where(mine).order_by(table.c.at, by)).all()
 
     def part(self, row: Row[Any]) -> Part:
         """Return the person of a recipient's row in its run."""
@@ -264,6 +275,13 @@ class _Teller:
             yield Decision(at=at, what="left out of the whole run", rule=RULES[Reason(row.excluded)])
         if row.left_at is not None:
             yield Decision(at=row.left_at, what="left the audience", rule=RULES[Reason.LEFT_AUDIENCE])
+        for answer in self._connection.execute(
+            select(rsvps).where(
+                rsvps.c.plan == row.plan, rsvps.c.people == row.people, rsvps.c.contact_id == row.contact_id
+            )
+        ):
+            what = f"answered the invitation to {answer.event}: {answer.answer}"
+            yield Decision(at=answer.changed_at, what=what, rule=f"events.{answer.event}")
         for found in self._connection.execute(
             select(conversions).where(conversions.c.run_id == row.run_id, conversions.c.seq == row.seq)
         ):
@@ -389,6 +407,20 @@ class _Teller:
         ref = MessageRef(RunId(message.run_id), message.step_no, message.seq)
         token = self._store.keyring.token(TokenPurpose.UNSUBSCRIBE, ref)
         return f"{self._public}/u/{token} is their unsubscribe page"
+
+
+def _about(row: Row[Any]) -> str:
+    where = "every channel" if row.channel == EVERY_CHANNEL else row.channel
+    return f"{where}: {'the address' if row.people is None else f'{row.people} {row.contact_id}'}"
+
+
+def _entry(row: Row[Any]) -> str:
+    until = f", until {row.until:%Y-%m-%d %H:%M} UTC" if row.until is not None else ""
+    return f"{row.reason}, scope {row.scope}{until}"
+
+
+def _said(row: Row[Any]) -> str:
+    return f"said by {row.source}" + (f": {row.said}" if row.said else "")
 
 
 def _now(listed: Sequence[Suppression]) -> str:

@@ -35,6 +35,9 @@ class TokenPurpose(IntEnum):
     MESSAGE = 1
     UNSUBSCRIBE = 2
     SURVEY = 3
+    PREFERENCES = 5
+    RSVP = 6
+    STRANGER = 7
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import Connection, insert, select, union
 
 from commplan.audience.address import find_key
-from commplan.consent import BLOCKS, EVERY_CHANNEL, EVERYWHERE, SCOPE_ALL, WISHES, Contact
+from commplan.consent import BLOCKS, EVERY_CHANNEL, EVERYWHERE, OF_TOPIC, SCOPE_ALL, WISHES, Contact
 from commplan.contacts.sheet import open_sheet
 from commplan.errors import Finding, InputError
 from commplan.ids import AddressKey
@@ -41,7 +41,7 @@ STAYS: Mapping[Reason, str] = {
     Reason.ERASED: "who had their data erased has to come to us anew",
 }
 #: What a person asked for, and so is lifted only with a note of how they took it back.
-_ASKED = frozenset({Reason.UNSUBSCRIBED, Reason.PAUSED})
+_ASKED = frozenset({Reason.UNSUBSCRIBED, Reason.DECLINED, Reason.PAUSED})
 _NOTE_NEEDED = "the person asked for it; say with --note how they took it back"
 #: Lines written in one transaction.
 _CHUNK = 500
@@ -229,7 +229,7 @@ def _reason(text: str, scope: str, until: datetime | None, channel: str, place: 
         raise InputError.one(
             place, f"{reason} is said of {ONLY_ON[reason]} only", f"write {Reason.NEVER_CONTACT}, or another address"
         )
-    if reason is not Reason.UNSUBSCRIBED and scope != SCOPE_ALL:
+    if reason not in OF_TOPIC and scope != SCOPE_ALL:
         raise InputError.one(place, f"{reason} has no scope but {SCOPE_ALL}", "leave the scope out")
     if reason is Reason.PAUSED and until is None:
         raise InputError.one(place, "a pause has an end", "say until when, such as 2027-01-31T00:00Z")

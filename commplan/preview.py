@@ -18,7 +18,10 @@ from commplan.terms import Channel
 
 #: The file with the invented people, beside the plan.
 SAMPLE_FILE = "sample.yaml"
-_LINKS = {"unsubscribe": "https://www.example.com/u/sample", "survey": "https://www.example.com/s/sample"}
+_LINKS = {
+    name: f"https://www.example.com/{path}/sample"
+    for name, path in (("unsubscribe", "u"), ("preferences", "p"), ("stranger", "w"), ("survey", "s"), ("rsvp", "r"))
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The suppression list: addresses and people that must not be written to, kept as keyed hashes and ids.
 
-Never sees an address, so an entry outlives erasure and re-import; never forgets one: what is lifted stays on record.
+Never sees an address, so an entry outlives erasure and re-import; never forgets one: what is lifted stays on record,
+and every change of an entry is kept beside it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Subquery, Text, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Subquery, Text, and_, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.consent import (
     BLOCKS,
     EVERY_CHANNEL,
     EVERYWHERE,
+    OF_TOPIC,
     SCOPE_ALL,
     WISHES,
     Contact,
@@ -25,7 +27,7 @@ from commplan.consent import (
 )
 from commplan.ids import AddressKey, RunId
 from commplan.store.given import given
-from commplan.store.tables import recipients, suppressions
+from commplan.store.tables import recipients, suppression_changes, suppressions
 from commplan.terms import Channel, Reason
 
 
@@ -128,6 +130,7 @@ class Entry:
     at: datetime
     until: datetime | None = None
     lifted_at: datetime | None = None
+    said: str | None = field(default=None, repr=False)
 
 
 def restore(connection: Connection, line: Entry) -> bool:
@@ -140,7 +143,8 @@ def restore(connection: Connection, line: Entry) -> bool:
     here = _place_of(connection, line)
     # Lifted as soon as it was said: somebody took back what was never on the list.
     never = line.lifted_at is not None and line.lifted_at <= line.at
-    changed = not never and here.put_on(line.contact, _Word(source=line.source, at=line.at, until=line.until))
+    word = _Word(source=line.source, at=line.at, until=line.until, said=line.said)
+    changed = not never and here.put_on(line.contact, word)
     if line.lifted_at is not None:
         changed |= here.take_off(line.contact, _Word(source=line.source, at=line.lifted_at))
     return changed
@@ -180,6 +184,7 @@ def entries(
             at=row.at,
             until=row.until,
             lifted_at=row.lifted_at,
+            said=row.said,
         )
         for row in connection.execute(query.where(or_(*about)) if about else query)
     ]
@@ -256,7 +261,7 @@ def _suppression(row: Row[Any]) -> Suppression:
 def _check(reason: Reason, scope: str) -> None:
     if reason not in BLOCKS:
         raise ValueError(f"{reason} is not a reason to suppress an address")
-    if reason is not Reason.UNSUBSCRIBED and scope != SCOPE_ALL:
+    if reason not in OF_TOPIC and scope != SCOPE_ALL:
         raise ValueError(f"{reason} is about the address itself; its scope is {SCOPE_ALL!r}")
 
 
@@ -287,14 +292,16 @@ class _Place:
 
     def put_on(self, contact: Contact | None, word: _Word) -> bool:
         if self._insert(contact, word, lifted_at=None):
-            return True
+            return self._keep(contact, word, listed=True)
         here, told = self._here(contact), self._told(word)
         lifted, ended = suppressions.c.lifted_at, suppressions.c.until <= word.at
         over = or_(lifted <= word.at, and_(lifted.is_(None), ended))
         back = self.connection.execute(update(suppressions).where(here, over).values(lifted_at=None, **told))
         if back.rowcount:
-            return True
-        self.connection.execute(update(suppressions).where(here, suppressions.c.at < word.at).values(**told))
+            return self._keep(contact, word, listed=True)
+        again = self.connection.execute(update(suppressions).where(here, suppressions.c.at < word.at).values(**told))
+        if again.rowcount:
+            self._keep(contact, word, listed=True)
         return False
 
     def take_off(self, contact: Contact | None, word: _Word) -> bool:
@@ -308,9 +315,24 @@ class _Place:
             .values(**lifted)
         )
         if off.rowcount:
-            return True
+            return self._keep(contact, word, listed=False)
         self.connection.execute(update(suppressions).where(here, suppressions.c.lifted_at < word.at).values(**lifted))
         return False
+
+    def _keep(self, contact: Contact | None, word: _Word, *, listed: bool) -> bool:
+        """Keep what was said beside the entry, which holds the last word only; True."""
+        self.connection.execute(
+            insert(suppression_changes).values(
+                channel=self._channel_for(contact),
+                people=None if contact is None else contact.people,
+                contact_id=None if contact is None else contact.contact_id,
+                scope=self.scope,
+                reason=self.reason,
+                listed=listed,
+                **self._told(word),
+            )
+        )
+        return True
 
     def _told(self, word: _Word) -> dict[str, object]:
         return {

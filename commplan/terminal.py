@@ -185,6 +185,8 @@ def explanation(found: Explanation, *, sandbox: bool) -> RenderableType:
     shown: list[RenderableType] = []
     if found.suppressions:
         shown += [_decisions("Suppression list", found.suppressions), Text()]
+    if found.history:
+        shown += [_decisions("Every change of it, as it was said", found.history), Text()]
     for part in found.runs:
         whom = ", ".join((f"{part.people} {part.contact_id}", *part.addresses))
         title = f"{'SANDBOX: ' if sandbox else ''}{part.run_key} ({part.state}): {whom}"

@@ -122,6 +122,15 @@ class ReceiptKind(StrEnum):
     IGNORED = "ignored"  #: understood or not, it changes nothing; kept and counted
 
 
+class RsvpAnswer(StrEnum):
+    """What somebody answered to an invitation."""
+
+    YES = "yes"  #: they have a place
+    NO = "no"
+    MAYBE = "maybe"
+    WAITING = "waiting"  #: they would come, and all places were taken
+
+
 class AgentClass(StrEnum):
     """What kind of program opened a message or followed a link, by the name it gave itself."""
 
@@ -161,9 +170,11 @@ class Reason(StrEnum):
     HARD_BOUNCE = "hard_bounce"
     SOFT_BOUNCES = "soft_bounces"
     INVALID_NUMBER = "invalid_number"
+    WRONG_PERSON = "wrong_person"
     SPAM_REPORT = "spam_report"
     STOP = "stop"
     UNSUBSCRIBED = "unsubscribed"
+    DECLINED = "declined"
     PAUSED = "paused"
     NEVER_CONTACT = "never_contact"
     ERASED = "erased"
@@ -206,5 +217,8 @@ class Metric(StrEnum):
     OPT_OUT_RATE = "opt_out_rate"  #: opted out after this message / delivered
     COMPLAINT_RATE = "complaint_rate"  #: spam reports / delivered
     ANSWER_RATE = "answer_rate"  #: survey answers / delivered survey messages
+    RSVP_YES = "rsvp_yes"  #: people who said yes / people with a delivered invitation
+    RSVP_NO = "rsvp_no"  #: people who said no / people with a delivered invitation
+    RSVP_MAYBE = "rsvp_maybe"  #: people who said maybe / people with a delivered invitation
     CSAT = "csat"  #: mean survey score, 1 to 5
     NPS = "nps"  #: net promoter score, -100 to 100

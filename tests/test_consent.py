@@ -24,10 +24,14 @@ TABLE = [
     (Reason.HARD_BOUNCE, SCOPE_ALL, (True, True, True, True)),
     (Reason.SOFT_BOUNCES, SCOPE_ALL, (True, True, True, True)),
     (Reason.INVALID_NUMBER, SCOPE_ALL, (True, True, True, True)),
+    (Reason.WRONG_PERSON, SCOPE_ALL, (True, True, True, True)),
     (Reason.UNSUBSCRIBED, SCOPE_ALL, (True, True, True, False)),
     (Reason.UNSUBSCRIBED, SCOPE_MARKETING, (True, False, False, False)),
     (Reason.UNSUBSCRIBED, TOPIC, (True, True, True, False)),
     (Reason.UNSUBSCRIBED, "billing", (True, False, False, False)),
+    (Reason.DECLINED, SCOPE_ALL, (True, True, True, False)),
+    (Reason.DECLINED, TOPIC, (True, True, True, False)),
+    (Reason.DECLINED, "billing", (False, False, False, False)),
     (Reason.PAUSED, SCOPE_ALL, (True, False, True, False)),
 ]
 CELLS = [

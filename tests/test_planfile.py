@@ -308,7 +308,8 @@ def test_a_wrong_value_is_named_with_rule_and_remedy(old: str, new: str, finding
         ([("not responded(one)", "replied(one) or answered(one)")], [
             "20: sequence[1].when: replied(one): replies to email are not read in this version; "
             "ask for opened, clicked or responded",
-            "20: sequence[1].when: answered(one): that step asks nothing; write `ask:` in that step",
+            "20: sequence[1].when: answered(one): that step asks nothing; "
+            "write `ask:` or `rsvp:` in that step",
         ]),
         ([("content: two", "content: two, by_segment: {vpi: {skip: true}}")], [
             '20: sequence[1].by_segment.vpi: "vpi" is not a segment; did you mean vip?'

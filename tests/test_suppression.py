@@ -15,7 +15,7 @@ from commplan import consent, suppression
 from commplan.consent import SCOPE_ALL, Contact, Suppression
 from commplan.ids import AddressKey
 from commplan.store import Store
-from commplan.store.tables import bundles, messages, metadata, recipients, runs, suppressions
+from commplan.store.tables import bundles, messages, metadata, recipients, runs, suppression_changes, suppressions
 from commplan.suppression import Listed
 from commplan.terms import Channel, Purpose, Reason
 from tests.conftest import NOON
@@ -332,7 +332,7 @@ def test_stop_and_start_end_the_same_in_whatever_order_they_are_told(
         (at for is_stop, at in told if not is_stop), default=-1
     )
     with engine.connect() as connection:
-        metadata.create_all(connection, tables=[suppressions])
+        metadata.create_all(connection, tables=[suppressions, suppression_changes])
         for is_stop, at in shuffled:
             if is_stop:
                 put_on(connection, contact=ANN, minute=at)

@@ -19,7 +19,7 @@ from commplan.errors import Finding
 KNOWN = {
     "contact": ("id", "locale", "segment"),
     "plan": ("name", "title", "topic"),
-    "links": ("unsubscribe", "survey"),
+    "links": ("unsubscribe", "preferences", "stranger", "survey", "rsvp"),
 }
 #: Which kinds of file a file of each kind may pull in: escaping goes by kind, and so must not change half-way.
 _MAY_USE = {"mjml": ("mjml", "html"), "html": ("html",), "txt": ("txt",)}

@@ -15,6 +15,7 @@ from commplan.evaluation.cost import cost_of
 from commplan.evaluation.model import (
     BreakdownRow,
     Evaluation,
+    InvitationResult,
     Range,
     ReasonCount,
     SegmentRate,
@@ -67,6 +68,7 @@ def evaluate(metrics: Metrics, plan: Plan, prices: Prices, *, run_key: str, now:
         segments=segments,
         breakdown=_breakdown(metrics, plan),
         surveys=tuple(_surveys(metrics, plan)),
+        invitations=tuple(_invitations(metrics, plan)),
         replies=metrics.replies,
         doubts=metrics.doubts,
         cost=cost,
@@ -211,6 +213,20 @@ def _surveys(metrics: Metrics, plan: Plan) -> Iterable[SurveyResult]:
             answers=answers,
             comments=sum(row.comments for row in rows),
             figure=round(worth / answers, 6) if answers else None,
+        )
+
+
+def _invitations(metrics: Metrics, plan: Plan) -> Iterable[InvitationResult]:
+    for name, event in plan.events.items():
+        found = [group for group in metrics.invited if group.event == name]
+        yield InvitationResult(
+            event=name,
+            places=event.places,
+            invited=sum(group.invited for group in found),
+            yes=sum(group.yes for group in found),
+            no=sum(group.no for group in found),
+            maybe=sum(group.maybe for group in found),
+            waiting=sum(group.waiting for group in found),
         )
 
 

@@ -132,6 +132,18 @@ class SurveyResult(_Part):
     figure: float | None = Field(description="Mean score (csat) or net promoter score (nps)")
 
 
+class InvitationResult(_Part):
+    """The last answers of the people who were invited to one event."""
+
+    event: str
+    places: int | None = Field(description="None: as many as will")
+    invited: int = Field(description="People with a delivered invitation")
+    yes: int
+    no: int
+    maybe: int
+    waiting: int = Field(description="They would come, and all places were taken")
+
+
 class CostLine(_Part):
     """What one step cost on one channel, by country of the number for SMS."""
 
@@ -179,6 +191,7 @@ class Evaluation(_Part):
     segments: tuple[SegmentResult, ...]
     breakdown: tuple[BreakdownRow, ...]
     surveys: tuple[SurveyResult, ...]
+    invitations: tuple[InvitationResult, ...] = ()
     replies: int
     doubts: Doubts = Field(Doubts(), description="Messages decided on without an answer of a provider")
     cost: Cost

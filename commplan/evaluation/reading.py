@@ -45,6 +45,10 @@ RATES: Mapping[Metric, Rate] = {
 }
 
 
+#: Answers to invitations, as `Invited` counts them.
+RSVPS: Mapping[str, str] = {Metric.RSVP_YES: "yes", Metric.RSVP_NO: "no", Metric.RSVP_MAYBE: "maybe"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """A rate as far as it is known.
@@ -82,6 +86,8 @@ def read_rate(goal: Goal, metrics: Metrics, plan: Plan, *, now: datetime) -> Rea
         return _read_conversion(goal, metrics, plan, now=now)
     if goal.metric == Metric.REACH:
         return _read_reach(metrics)
+    if goal.metric in RSVPS:
+        return _read_rsvp(goal, metrics, plan, now=now)
     rate = RATES[Metric(goal.metric)]
     steps = _scope(goal, plan)
 
@@ -142,6 +148,33 @@ def _read_reach(metrics: Metrics) -> Reading:
         words="people assigned had a message delivered",
         doubts=(f"{plural(waiting, 'person')} whose messages are not settled",) if waiting else (),
         is_open=counts.open > 0,
+    )
+
+
+def _read_rsvp(goal: Goal, metrics: Metrics, plan: Plan, *, now: datetime) -> Reading:
+    steps = _scope(goal, plan)
+    events = {plan.sequence[number - 1].rsvp for number in steps}
+    inviting = {number for number, step in enumerate(plan.sequence, 1) if step.rsvp is not None} & steps
+    found = [group for group in metrics.invited if group.event in events]
+    answer = RSVPS[goal.metric]
+    part, whole = sum(getattr(group, answer) for group in found), sum(group.invited for group in found)
+    waiting = sum(group.open for group in found)
+    doubts = [f"{plural(waiting, 'person')} whose invitations are not settled"] if waiting else []
+    last = metrics.last_accepted_at(lambda cell: cell.step_no in inviting)
+    is_open, inside = metrics.tally(lambda cell: cell.step_no in inviting).open > 0, 0
+    if last is not None and now < last + plan.evaluation.after:
+        is_open, inside = True, whole - part
+        if inside:
+            doubts.append(f"what people answer until {moment(last + plan.evaluation.after, plan.zone)}")
+    return Reading(
+        numerator=part,
+        denominator=whole,
+        inside=inside,
+        outside=waiting,
+        unit="people",
+        words=f"people with a delivered invitation said {answer}",
+        doubts=tuple(doubts),
+        is_open=is_open,
     )
 
 

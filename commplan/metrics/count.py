@@ -185,6 +185,23 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Invited:
+    """People of one segment with a delivered invitation to one event, by their last answer to it.
+
+    `open` may still get one, and have not; they are not among the `invited`.
+    """
+
+    event: str
+    segment: str | None
+    invited: int
+    open: int
+    yes: int
+    no: int
+    maybe: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
     """Everything counted about one run; tuples are sorted, so the same ledger gives the same value."""
 
@@ -194,6 +211,7 @@ class Metrics:
     conversions: tuple[Converted, ...]
     gatherings: tuple[Gathering, ...]
     scores: tuple[Scores, ...]
+    invited: tuple[Invited, ...]
     replies: int
     doubts: Doubts = field(default_factory=Doubts)  #: what was decided without an answer of a provider
 
@@ -217,6 +235,7 @@ class Metrics:
             people=tuple(group for group in self.people if group.segment == segment),
             conversions=tuple(group for group in self.conversions if group.segment == segment),
             scores=tuple(row for row in self.scores if row.segment == segment),
+            invited=tuple(group for group in self.invited if group.segment == segment),
         )
 
     def last_accepted_at(self, chosen: Callable[[Cell], bool] = lambda _: True) -> datetime | None:

@@ -28,10 +28,10 @@ from sqlalchemy import (
 from commplan.errors import RunError
 from commplan.ids import RunId
 from commplan.ledger import settlement
-from commplan.metrics.count import OPEN_STATES, Cell, Converted, Gathering, Metrics, People, RunFacts, Scores
+from commplan.metrics.count import OPEN_STATES, Cell, Converted, Gathering, Invited, Metrics, People, RunFacts, Scores
 from commplan.plan import Goal, Plan
-from commplan.store.tables import answers, conversions, gatherings, messages, recipients, replies, runs
-from commplan.terms import Channel, MessageState, Reason, RunState
+from commplan.store.tables import answers, conversions, gatherings, messages, recipients, replies, rsvps, runs
+from commplan.terms import Channel, MessageState, Reason, RsvpAnswer, RunState
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -61,6 +61,7 @@ def measure(connection: Connection, *, run_id: RunId, plan: Plan) -> Metrics:
         ),
         gatherings=_gatherings(connection, run_id),
         scores=_scores(connection, run_id),
+        invited=tuple(found for event in sorted(plan.events) for found in _invited(connection, run_id, plan, event)),
         doubts=settlement.doubts(connection, run_id),
         replies=connection.execute(
             select(func.count()).select_from(replies).where(replies.c.run_id == run_id)
@@ -284,3 +285,38 @@ def _scores(connection: Connection, run_id: RunId) -> tuple[Scores, ...]:
         .group_by(a.step_no, r.segment, a.score)
     )
     return _sorted((Scores(**row._asdict()) for row in rows), "step_no", "segment", "score")
+
+
+def _invited(connection: Connection, run_id: RunId, plan: Plan, event: str) -> tuple[Invited, ...]:
+    """Count the answers of people whom this run invited; who answered was reached, whatever the provider says."""
+    m, r, a = messages.c, recipients.c, rsvps.c
+    inviting = [number for number, step in enumerate(plan.sequence, 1) if step.rsvp == event]
+    may_be_delivered = [*OPEN_STATES, MessageState.UNKNOWN, MessageState.ACCEPTED]
+    reached = (
+        select(
+            m.seq,
+            _any(or_(m.state == MessageState.DELIVERED, m.answered_at.is_not(None))).label("here"),
+            _any(m.state.in_(may_be_delivered)).label("may_be"),
+        )
+        .where(m.run_id == run_id, m.step_no.in_(inviting))
+        .group_by(m.seq)
+        .cte("reached")
+    )
+    here = reached.c.here == 1
+    rows = connection.execute(
+        select(
+            r.segment,
+            func.count(case((here, 1))).label("invited"),
+            func.count(case((and_(~here, reached.c.may_be == 1), 1))).label("open"),
+            *(func.count(case((and_(here, a.answer == answer), 1))).label(answer.value) for answer in RsvpAnswer),
+        )
+        .select_from(
+            recipients.join(reached, reached.c.seq == r.seq).outerjoin(
+                rsvps,
+                and_(a.plan == plan.plan, a.event == event, a.people == r.people, a.contact_id == r.contact_id),
+            )
+        )
+        .where(r.run_id == run_id)
+        .group_by(r.segment)
+    )
+    return _sorted((Invited(event=event, **row._asdict()) for row in rows), "segment")

@@ -46,6 +46,8 @@ def cross_check(plan: Tree) -> list[Problem]:
         *_source(plan),
         *_columns(plan),
         *_steps(plan),
+        *_events(plan),
+        *_languages(plan),
         *measured(plan),
     ]
 
@@ -159,21 +161,54 @@ def _steps(plan: Tree) -> Iterator[Problem]:
                     rule=f"{quoted(name)} is not a segment",
                     remedy=suggestion(name, sorted(segments)),
                 )
-        yield from _question(plan, step, path)
+        yield from _invitation(plan, step, path)
 
 
-def _question(plan: Tree, step: Tree, path: KeyPath) -> Iterator[Problem]:
-    question = group(group(step.get("ask")).get("question"))
+def _invitation(plan: Tree, step: Tree, path: KeyPath) -> Iterator[Problem]:
+    event, known = text(step.get("rsvp")), list(group(plan.get("events")))
+    if event is not None and event not in known:
+        yield Problem(
+            path=(*path, "rsvp"),
+            rule=f"`events` does not define {quoted(event)}",
+            remedy=suggestion(event, known) if known else "define it there",
+        )
+    if "rsvp" in step and "ask" in step:
+        yield Problem(
+            path=(*path, "rsvp"),
+            rule="cannot stand beside `ask`: nobody could tell which of them was answered",
+            remedy="ask in a step of its own",
+        )
+
+
+def _events(plan: Tree) -> Iterator[Problem]:
+    invited = {text(step.get("rsvp")) for step in groups(plan.get("sequence"))}
+    for name in group(plan.get("events")):
+        if name not in invited:
+            yield Problem(
+                path=("events", name),
+                rule="no step invites to it",
+                remedy=f"write `rsvp: {name}` in a step, or leave it out",
+            )
+
+
+def _languages(plan: Tree) -> Iterator[Problem]:
+    """Yield the texts for people that lack the language of those whose own is unknown."""
     try:
         locale = parse_locale(plan.get("locale", "en"))
     except ValueError:
         return
-    if question and locale not in question:
-        yield Problem(
-            path=(*path, "ask", "question"),
-            rule=f"has no text for {locale}, the language of people whose own is unknown",
-            remedy=f"add `{locale}:`",
-        )
+    places: list[tuple[KeyPath, object]] = [(("topic_title",), plan.get("topic_title"))]
+    for name, event in group(plan.get("events")).items():
+        places.append((("events", name, "title"), group(event).get("title")))
+    for number, step in enumerate(groups(plan.get("sequence"))):
+        places.append((("sequence", number, "ask", "question"), group(step.get("ask")).get("question")))
+    for path, found in places:
+        if group(found) and locale not in group(found):
+            yield Problem(
+                path=path,
+                rule=f"has no text for {locale}, the language of people whose own is unknown",
+                remedy=f"add `{locale}:`",
+            )
 
 
 def _order(step: Tree, path: KeyPath, earlier: Sequence[str | None]) -> Iterator[Problem]:
@@ -233,5 +268,9 @@ def _impossible(claim: conditions.Claim, path: KeyPath, subject: Tree) -> Iterat
             rule=f"{claim}: replies to email are not read in this version",
             remedy="ask for opened, clicked or responded",
         )
-    if claim.verb == "answered" and "ask" not in subject:
-        yield Problem(path=(*path, "when"), rule=f"{claim}: that step asks nothing", remedy="write `ask:` in that step")
+    if claim.verb == "answered" and "ask" not in subject and "rsvp" not in subject:
+        yield Problem(
+            path=(*path, "when"),
+            rule=f"{claim}: that step asks nothing",
+            remedy="write `ask:` or `rsvp:` in that step",
+        )

@@ -15,6 +15,7 @@ from commplan.terms import Channel, Metric
 
 _EMAIL_METRICS = frozenset({Metric.OPEN_RATE, Metric.CLICK_RATE, Metric.COMPLAINT_RATE})
 _SURVEY_METRICS = frozenset({Metric.CSAT, Metric.NPS, Metric.ANSWER_RATE})
+_RSVP_METRICS = frozenset({Metric.RSVP_YES, Metric.RSVP_NO, Metric.RSVP_MAYBE})
 _SCALES = {Metric.CSAT: (Decimal(1), Decimal(5)), Metric.NPS: (Decimal(-100), Decimal(100))}
 
 
@@ -69,6 +70,10 @@ def _unmeasurable(metric: str, path: KeyPath, steps: Sequence[Tree]) -> Iterator
             path=(*path, "metric"),
             rule="replies to email are not read in this version",
             remedy="measure an SMS step, or response_rate",
+        )
+    if metric in _RSVP_METRICS and not any("rsvp" in step for step in steps):
+        yield Problem(
+            path=(*path, "metric"), rule=f"{metric} needs a step that invites", remedy="write `rsvp:` in that step"
         )
     if metric not in _SURVEY_METRICS:
         return

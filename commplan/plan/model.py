@@ -148,6 +148,20 @@ class Ask(Part):
 
     scale: Literal["csat", "nps"] = Field(description="csat: 1 to 5; nps: 0 to 10")
     question: Localized = Field(description="The question; one text, or one per locale")
+    open_for: PositiveDuration = Field(
+        timedelta(days=30), description="How long after its message was accepted the survey takes answers"
+    )
+
+
+class Event(Part):
+    """Something that people are invited to."""
+
+    title: Localized = Field(description="What it is, when and where, for people; one text, or one per locale")
+    places: Count | None = Field(None, description="Most people who may say yes; left out: as many as will")
+    closes: Date | None = Field(None, description="The last day on which answers are taken, in the source's zone")
+    open_for: PositiveDuration = Field(
+        timedelta(days=30), description="How long after its message was accepted an invitation takes answers"
+    )
 
 
 class SegmentChange(Part):
@@ -186,6 +200,7 @@ class Step(Part):
         "`assume_sent` or `resend`",
     )
     ask: Ask | None = Field(None, description="The survey behind `links.survey`")
+    rsvp: Name | None = Field(None, description="The event, one of `events`, that `links.rsvp` invites to")
     by_segment: dict[Name, SegmentChange] = Field({}, description="What is different for a segment")
 
     @cached_property
@@ -230,6 +245,9 @@ class Plan(Part):
     title: Line = Field(description="Title for people")
     purpose: Purpose = Field(description="Which consent it needs: marketing, service or emergency")
     topic: Name = Field(description="What a recipient can opt out of")
+    topic_title: Localized | None = Field(
+        None, description="What recipients read in place of the topic's name; one text, or one per locale"
+    )
     care: Flag = Field(
         False, description="With `purpose: service`: it is kind rather than needed, so that a pause keeps it back"
     )
@@ -243,6 +261,7 @@ class Plan(Part):
     conversions: dict[Name, Conversion] = Field(
         {}, max_length=50, description="What people do in the organisation's own systems"
     )
+    events: dict[Name, Event] = Field({}, max_length=50, description="What people are invited to")
     sequence: tuple[Step, ...] = Field(min_length=1, max_length=50, description="The touches, in order")
     evaluation: EvaluationTime = Field(default_factory=EvaluationTime, description="When it is judged")
 

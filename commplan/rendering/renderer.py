@@ -41,6 +41,17 @@ class Rendered:
     faults: Counter[Finding]
 
 
+#: The pages a message may link to: their names in templates, their paths, and what their tokens are for. The last is
+#: there only for a message that invites.
+_PAGES = (
+    ("unsubscribe", "u", TokenPurpose.UNSUBSCRIBE),
+    ("preferences", "p", TokenPurpose.PREFERENCES),
+    ("stranger", "w", TokenPurpose.STRANGER),
+    ("survey", "s", TokenPurpose.SURVEY),
+    ("rsvp", "r", TokenPurpose.RSVP),
+)
+
+
 class _Occasion(NamedTuple):
     """What is alike for everybody of one segment in one place: what they get in a step, from when, and until when."""
 
@@ -85,10 +96,12 @@ class Renderer:
         drafts = []
         for step_no in range(1, len(self._plan.sequence) + 1):
             refs = [MessageRef(self._run.run_id, step_no, person.seq) for person in people]
-            stops = self._store.keyring.tokens(TokenPurpose.UNSUBSCRIBE, refs)
-            surveys = self._store.keyring.tokens(TokenPurpose.SURVEY, refs)
-            for person, values, stop, survey in zip(people, columns, stops, surveys, strict=True):
-                links = {"unsubscribe": f"{self._public}/u/{stop}", "survey": f"{self._public}/s/{survey}"}
+            pages = _PAGES if self._plan.sequence[step_no - 1].rsvp else _PAGES[:-1]
+            tokens = (self._store.keyring.tokens(purpose, refs) for _, _, purpose in pages)
+            for person, values, *own in zip(people, columns, *tokens, strict=True):
+                links = {
+                    name: f"{self._public}/{path}/{token}" for (name, path, _), token in zip(pages, own, strict=True)
+                }
                 draft = self._draft_one(step_no, person, values, links, listed)
                 if draft is not None:
                     drafts.append(draft)

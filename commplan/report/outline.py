@@ -56,6 +56,7 @@ def sections(evaluation: Evaluation) -> list[Section]:
         _reasons(evaluation),
         _cost(evaluation),
         *_feedback(evaluation),
+        *_invitations(evaluation),
         _unsettled(evaluation),
         _balance(evaluation),
         _certainty(evaluation),
@@ -244,6 +245,22 @@ def _feedback(evaluation: Evaluation) -> list[Section]:
             else None,
         )
     ]
+
+
+def _invitations(evaluation: Evaluation) -> list[Section]:
+    if not evaluation.invitations:
+        return []
+    rows = tuple(
+        (
+            found.event,
+            "–" if found.places is None else f"{found.places:,}",
+            *(f"{count:,}" for count in (found.invited, found.yes, found.no, found.maybe, found.waiting)),
+        )
+        for found in evaluation.invitations
+    )
+    head = ("Event", "Places", "Invited", "Yes", "No", "Maybe", "Waiting")
+    table = Table(head=head, rows=rows, numeric=frozenset(range(1, len(head))))
+    return [Section(title="Invitations", lead="People with a delivered invitation, by their last answer.", table=table)]
 
 
 def _unsettled(evaluation: Evaluation) -> Section:

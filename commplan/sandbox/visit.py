@@ -31,6 +31,7 @@ class Place(StrEnum):
     SETUP = "setup"
     SURVEY = "survey"
     UNSUBSCRIBE = "unsubscribe"
+    CHOICE = "choice"  #: what to get, and whether it is theirs at all
     ELSEWHERE = "elsewhere"  #: outside the places the sandbox may visit
 
 
@@ -41,7 +42,7 @@ def place_of(config: SandboxConfig, url: str) -> Place:
     base = config.public_url.rstrip("/") + "/"
     if url.startswith(base):
         first = urlsplit(url[len(base) :]).path.split("/")[0]
-        return {"u": Place.UNSUBSCRIBE, "s": Place.SURVEY}.get(first, Place.PAGE)
+        return {"u": Place.UNSUBSCRIBE, "s": Place.SURVEY, "p": Place.CHOICE, "w": Place.CHOICE}.get(first, Place.PAGE)
     return Place.SETUP if "/setup/" in urlsplit(url).path else Place.PAGE
 
 

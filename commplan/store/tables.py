@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from commplan.store.types import BigId, UtcDateTime
-from commplan.terms import AttemptOutcome, Finding, MessageState, RunState
+from commplan.terms import AttemptOutcome, Finding, MessageState, RsvpAnswer, RunState
 
 metadata = MetaData(
     naming_convention={
@@ -455,6 +455,42 @@ suppressions = Table(
         postgresql_where=Column("people").is_(None),
     ),
     Index(None, "address_key"),
+)
+
+#: Every change of the list above, as it was said; a row is never written again.
+suppression_changes = Table(
+    "suppression_changes",
+    metadata,
+    Column("change_id", BigId, primary_key=True, autoincrement=True),
+    Column("channel", String(8), nullable=False),
+    Column("address_key", String(32), nullable=False),
+    Column("people", Text),
+    Column("contact_id", Text),
+    Column("scope", Text, nullable=False),
+    Column("reason", String(24), nullable=False),
+    Column("listed", Boolean, nullable=False),  # put on the list, or lifted
+    Column("source", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("until", UtcDateTime),
+    Column("said", Text),
+    Index(None, "address_key"),
+    Index(None, "people", "contact_id"),
+)
+
+#: Answers to invitations: one per person and event, correctable.
+rsvps = Table(
+    "rsvps",
+    metadata,
+    Column("plan", Text, primary_key=True),
+    Column("event", Text, primary_key=True),
+    Column("people", Text, primary_key=True),
+    Column("contact_id", Text, primary_key=True),
+    Column("answer", String(8), nullable=False),
+    Column("run_id", BigInteger, nullable=False),  # of the message through which it was given
+    Column("at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    _one_of("answer", RsvpAnswer),
+    Index(None, "plan", "event", "answer"),
 )
 
 #: Proofs that the way back from a provider is open: sent through the public address, and heard or not.

@@ -6,6 +6,8 @@ Never guesses: what cannot be placed is kept or counted, and an opt-out is honou
 from commplan.tracking.backlog import Backlog, backlog
 from commplan.tracking.inbox import BEAT, Applied, PostKind, append, apply_inbox, waiting
 from commplan.tracking.page import (
+    MAX_TEXT,
+    SCALES,
     Answer,
     Visit,
     answer_survey,
@@ -13,25 +15,47 @@ from commplan.tracking.page import (
     is_opted_out,
     previous_answer,
     resubscribe,
+    takes_answers,
     unsubscribe,
     unsubscribe_address,
 )
+from commplan.tracking.preference import PAUSE, Preferences, choose, pause, preferences, resume, stop, unstop
+from commplan.tracking.rsvp import Invitation, answer_invitation, invitation
+from commplan.tracking.stranger import MISDIRECTED, disown, is_disowned, own
 
 __all__ = [
     "BEAT",
+    "MAX_TEXT",
+    "MISDIRECTED",
+    "PAUSE",
+    "SCALES",
     "Answer",
     "Applied",
     "Backlog",
+    "Invitation",
     "PostKind",
+    "Preferences",
     "Visit",
+    "answer_invitation",
     "answer_survey",
     "append",
     "apply_inbox",
     "backlog",
+    "choose",
+    "disown",
     "find_visit",
+    "invitation",
+    "is_disowned",
     "is_opted_out",
+    "own",
+    "pause",
+    "preferences",
     "previous_answer",
     "resubscribe",
+    "resume",
+    "stop",
+    "takes_answers",
+    "unstop",
     "unsubscribe",
     "unsubscribe_address",
     "waiting",

@@ -1,4 +1,4 @@
-"""What recipients do on our own pages: opt out, come back, answer a survey.
+"""Who visits our own pages, and what most of them do there: opt out, come back, answer a survey.
 
 Never acts for a token that is not ours and of the right purpose, and never shows an address.
 """
@@ -6,6 +6,8 @@ Never acts for a token that is not ours and of the right purpose, and never show
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -16,6 +18,7 @@ from commplan.ids import AddressKey, MessageRef, TokenPurpose
 from commplan.ledger import facts as ledger
 from commplan.ledger.facts import Fact
 from commplan.ledger.run import plan_of
+from commplan.ledger.schedule import zones_of
 from commplan.plan import Plan, Step
 from commplan.receipts.base import Receipt, clean, natural_key
 from commplan.store import Store
@@ -43,6 +46,8 @@ class Visit:
     phone_key: AddressKey | None
     contact: Contact
     locale: str
+    zone: ZoneInfo  #: the person's, as far as it is known
+    accepted_at: datetime | None  #: when the message was
     plan: Plan
     step: Step
 
@@ -50,6 +55,16 @@ class Visit:
     def scope(self) -> str:
         """What this person opts out of."""
         return opt_out_scope(self.plan)
+
+    @property
+    def keys(self) -> dict[Channel, AddressKey]:
+        """The addresses that the visitor is written to, by channel; the message's own among them."""
+        known = {Channel.EMAIL: self.email_key, Channel.SMS: self.phone_key, self.channel: self.address_key}
+        return {channel: key for channel, key in known.items() if key is not None}
+
+    def is_open(self, span: timedelta, now: datetime) -> bool:
+        """Whether `now` is at most `span` after the message; always, while its acceptance is not known."""
+        return self.accepted_at is None or now <= self.accepted_at + span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +78,11 @@ class Answer:
 def find_visit(store: Store, purpose: TokenPurpose, token: str) -> Visit | None:
     """Return whose link a token is, None if it is not ours, of another purpose, or its message is gone."""
     with store.read() as connection:
-        return _find(store, connection, purpose, token)
+        return find(store, connection, purpose, token)
 
 
-def _find(store: Store, connection: Connection, purpose: TokenPurpose, token: str) -> Visit | None:
+def find(store: Store, connection: Connection, purpose: TokenPurpose, token: str) -> Visit | None:
+    """As `find_visit`, in the caller's transaction."""
     ref = store.keyring.open(purpose, token)
     if ref is None:
         return None
@@ -74,7 +90,10 @@ def _find(store: Store, connection: Connection, purpose: TokenPurpose, token: st
         select(
             messages.c.channel,
             messages.c.address_key,
+            messages.c.accepted_at,
             recipients.c.locale,
+            recipients.c.zone,
+            recipients.c.country,
             recipients.c.people,
             recipients.c.contact_id,
             recipients.c.email_key,
@@ -99,6 +118,8 @@ def _find(store: Store, connection: Connection, purpose: TokenPurpose, token: st
         phone_key=row.phone_key,
         contact=Contact(people=row.people, contact_id=row.contact_id),
         locale=row.locale or plan.locale,
+        zone=zones_of(row.zone, row.country, plan.zone)[0],
+        accepted_at=row.accepted_at,
         plan=plan,
         step=plan.sequence[ref.step_no - 1],
     )
@@ -117,15 +138,15 @@ def is_opted_out(store: Store, visit: Visit) -> bool:
     return any(entry.reason is Reason.UNSUBSCRIBED and entry.scope in (visit.scope, SCOPE_ALL) for entry in known)
 
 
-def unsubscribe(store: Store, token: str) -> Visit | None:
+def unsubscribe(store: Store, token: str, *, said: str | None = None) -> Visit | None:
     """Opt a link's person, and their address, out of its plan's topic, or of marketing; None for a foreign token.
 
-    The person on every channel, so that nobody who unsubscribed by email gets the follow-up as a text. Own transaction;
-    doing it again changes nothing.
+    The person on every channel, so that nobody who unsubscribed by email gets the follow-up as a text. `said`: what the
+    page told them before. Own transaction; doing it again changes nothing.
     """
     with store.write() as connection:
         take_turn(connection)
-        visit = _find(store, connection, TokenPurpose.UNSUBSCRIBE, token)
+        visit = find(store, connection, TokenPurpose.UNSUBSCRIBE, token)
         if visit is not None and suppress(
             connection,
             channel=visit.channel,
@@ -135,22 +156,22 @@ def unsubscribe(store: Store, token: str) -> Visit | None:
             reason=Reason.UNSUBSCRIBED,
             source="unsubscribe page",
             at=store.clock.now(),
+            said=said,
         ):
-            _note(store, connection, visit.ref, ReceiptKind.OPTED_OUT)
+            note(store, connection, visit.ref, ReceiptKind.OPTED_OUT)
     return visit
 
 
-def resubscribe(store: Store, token: str) -> Visit | None:
+def resubscribe(store: Store, token: str, *, said: str | None = None) -> Visit | None:
     """Take back a person's opt-out and their addresses', whichever link it came through; None for a foreign token.
 
     Only what a person chose is taken back: a bounce, a spam report or a STOP stays. Own transaction.
     """
     with store.write() as connection:
         take_turn(connection)
-        visit = _find(store, connection, TokenPurpose.UNSUBSCRIBE, token)
+        visit = find(store, connection, TokenPurpose.UNSUBSCRIBE, token)
         if visit is None:
             return None
-        keys = {Channel.EMAIL: visit.email_key, Channel.SMS: visit.phone_key, visit.channel: visit.address_key}
         lifted = [
             lift(
                 connection,
@@ -161,13 +182,13 @@ def resubscribe(store: Store, token: str) -> Visit | None:
                 reason=Reason.UNSUBSCRIBED,
                 source="unsubscribe page",
                 at=store.clock.now(),
+                said=said,
             )
-            for channel, key in keys.items()
-            if key is not None
+            for channel, key in visit.keys.items()
             for scope in (visit.scope, SCOPE_ALL)
         ]
         if any(lifted):
-            _note(store, connection, visit.ref, ReceiptKind.OPTED_IN)
+            note(store, connection, visit.ref, ReceiptKind.OPTED_IN)
     return visit
 
 
@@ -210,17 +231,24 @@ def previous_answer(store: Store, visit: Visit) -> Answer | None:
     return None if row is None else Answer(score=row.score, text=row.text)
 
 
+def takes_answers(visit: Visit, now: datetime) -> bool:
+    """Whether the survey of a visitor's message is still open."""
+    return visit.step.ask is not None and visit.is_open(visit.step.ask.open_for, now)
+
+
 def answer_survey(store: Store, token: str, answer: Answer) -> Visit | None:
     """Keep a survey answer, in place of the visitor's earlier one; None if the token is not one of ours.
 
     Partial answers are kept: a score or text of None leaves what was, an empty text takes it back, and an answer that
-    says nothing changes nothing. Own transaction. ValueError for a score outside the step's scale.
+    says nothing, or comes too late, changes nothing. Own transaction. ValueError for a score outside the step's scale.
     """
     with store.write() as connection:
         take_turn(connection)
-        visit = _find(store, connection, TokenPurpose.SURVEY, token)
+        visit = find(store, connection, TokenPurpose.SURVEY, token)
         if visit is None or visit.step.ask is None:
             return None
+        if not takes_answers(visit, store.clock.now()):
+            return visit
         low, high = SCALES[visit.step.ask.scale]
         if answer.score is not None and not low <= answer.score <= high:
             raise ValueError(f"a score of this survey is between {low} and {high}")
@@ -240,12 +268,12 @@ def answer_survey(store: Store, token: str, answer: Answer) -> Visit | None:
                 set_={**said, "changed_at": now},
             )
         )
-        _note(store, connection, ref, ReceiptKind.ANSWERED)
+        note(store, connection, ref, ReceiptKind.ANSWERED)
     return visit
 
 
-def _note(store: Store, connection: Connection, ref: MessageRef, kind: ReceiptKind) -> None:
-    """Record what was done on a page as a fact about the message; a survey is answered once, however often."""
+def note(store: Store, connection: Connection, ref: MessageRef, kind: ReceiptKind) -> None:
+    """Record what was done on a page as a fact about the message; a question is answered once, however often."""
     now = store.clock.now()
     occasion = "" if kind is ReceiptKind.ANSWERED else now.isoformat()
     key = natural_key("page", kind, str(ref.run_id), str(ref.step_no), str(ref.seq), occasion)
