@@ -86,11 +86,33 @@ def test_an_unsubscribe_link_from_before_a_rotation_of_the_secret_still_opts_out
     assert sent.suppressed() == {sent.email_suppressed(1, "getting-started", "unsubscribed")}
 
 
+def test_a_link_to_choose_from_before_a_rotation_of_the_secret_still_opens(
+    store_url, settings, signed_settings, sent, serve
+) -> None:
+    link = f"/p/{sent.token(1, 1, TokenPurpose.PREFERENCES)}"
+    rotated = {"secret_key": SecretStr("new"), "earlier_secret_keys": (settings.secret_key,)}
+    here = signed_settings.model_copy(update={**rotated, "store_url": SecretStr(store_url)})
+    opened = open_store(here)
+    with serve(opened, here) as client:
+        assert client.post(link, data={"do": "stop"}).status_code == 200
+    opened.dispose()
+    assert sent.email_suppressed(1, "all", "unsubscribed") in sent.suppressed()
+
+
 def test_looking_at_an_unsubscribe_link_changes_nothing(client, sent) -> None:
     before = everything(sent)
     for method in ("GET", "HEAD", "GET"):
         assert client.request(method, unsubscribe_link(sent)).status_code == 200
     assert client.request("PUT", unsubscribe_link(sent)).status_code == 405
+    assert everything(sent) == before
+
+
+@pytest.mark.parametrize("headers", [{"Purpose": "prefetch"}, {"Sec-Purpose": "prefetch;prerender"}])
+def test_fetching_a_page_beforehand_changes_nothing(client, sent, headers) -> None:
+    before = everything(sent)
+    for link in (unsubscribe_link(sent), survey_link(sent) + "?score=5"):
+        for method in ("GET", "HEAD"):
+            assert client.request(method, link, headers=headers).status_code == 200
     assert everything(sent) == before
 
 
@@ -294,6 +316,33 @@ def test_what_is_not_there_gets_a_kind_page_and_changes_nothing(client, sent, pa
     assert everything(sent) == before
 
 
+def test_a_survey_closes_as_long_after_its_message_as_the_plan_says(client, store, build, plan_text) -> None:
+    world = build(store, plan_text=plan_text.replace("scale: csat,", "scale: csat, open_for: P3D,"), occurrence="2")
+    world.send(step_no=3)
+    later(world, days=2, hours=22)
+    assert client.post(survey_link(world), data={"score": "2"}).status_code == 200
+    later(world, hours=2)
+    before = everything(world)
+    for answer in (client.get(survey_link(world)), client.post(survey_link(world), data={"score": "5"})):
+        assert answer.status_code == 410
+        assert "The time for answers to this question is over." in answer.text
+    assert everything(world) == before
+
+
+def test_a_survey_is_open_for_thirty_days_unless_the_plan_says_otherwise(client, sent) -> None:
+    later(sent, days=29)
+    assert client.get(survey_link(sent)).status_code == 200
+    later(sent, days=1)
+    assert client.get(survey_link(sent)).status_code == 410
+
+
+def test_links_to_unsubscribe_to_choose_and_for_strangers_never_expire(client, sent) -> None:
+    later(sent, days=3650)
+    links = {"u": TokenPurpose.UNSUBSCRIBE, "p": TokenPurpose.PREFERENCES, "w": TokenPurpose.STRANGER}
+    for path, purpose in links.items():
+        assert client.get(f"/{path}/{sent.token(1, 1, purpose)}").status_code == 200
+
+
 def test_a_long_text_is_cut_and_a_huge_form_is_refused(client, sent) -> None:
     client.post(survey_link(sent), data={"text": "x" * 5_000})
     assert len(answered(sent)[0][2] or "") == 2_000
@@ -338,6 +387,9 @@ def test_every_page_asks_nobody_else_for_anything_and_names_every_control(client
         client.post(survey_link(sent), data={"score": "5"}),
         client.get("/u/broken"),
         client.get("/s/broken"),
+        client.get(f"/p/{sent.token(1, 1, TokenPurpose.PREFERENCES)}"),
+        client.post(f"/p/{sent.token(1, 1, TokenPurpose.PREFERENCES)}", data={"do": "pause"}),
+        client.get(f"/w/{sent.token(1, 1, TokenPurpose.STRANGER)}"),
     ]
     for answer in pages:
         policy = answer.headers["content-security-policy"]
