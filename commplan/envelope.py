@@ -17,13 +17,17 @@ class EmailRecipient:
     """One recipient of an email batch.
 
     `values` are what stands at the batch's placeholders for this person, in their order, already escaped for the part
-    they are in. `unsubscribe_url` is the one-click address of RFC 8058, None for an emergency.
+    they are in. `unsubscribe_url` is the one-click address of RFC 8058, None for an emergency. `reply_token` and
+    `unsubscribe_token` are what the person's own addresses for answers and opt-outs are made of, at a domain that takes
+    mail for us.
     """
 
     token: Token
     address: str = field(repr=False)
     values: Sequence[str] = field(repr=False)
     unsubscribe_url: str | None = field(default=None, repr=False)
+    unsubscribe_token: Token | None = field(default=None, repr=False)
+    reply_token: Token | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

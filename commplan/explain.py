@@ -356,7 +356,12 @@ class _Teller:
             what += f", by a machine ({row.machine_why})" if row.machine_why else ""
             yield Decision(at=row.at, what=what, rule=f"receipt, received {row.received_at:%Y-%m-%d %H:%M} UTC")
         for row in self._connection.execute(select(replies).where(mine(replies)).order_by(replies.c.at)):
-            yield Decision(at=row.at, what=f"replied: {row.text}", rule="reply")
+            said = "replied" if row.auto_why is None else "a machine answered"
+            signs = [
+                f"by its {row.auto_why}" if row.auto_why else "",
+                "inferred from the sender" if row.inferred else "",
+            ]
+            yield Decision(at=row.at, what=f"{said}: {row.text}", rule=", ".join(filter(None, ["reply", *signs])))
         for row in self._connection.execute(select(answers).where(mine(answers))):
             said = " ".join(filter(None, [None if row.score is None else str(row.score), row.text]))
             yield Decision(at=row.changed_at, what=f"answered: {said}", rule="ask")

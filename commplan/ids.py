@@ -38,6 +38,8 @@ class TokenPurpose(IntEnum):
     PREFERENCES = 5
     RSVP = 6
     STRANGER = 7
+    REPLY = 8
+    FEEDBACK = 9
 
 
 @dataclass(frozen=True, slots=True, order=True)

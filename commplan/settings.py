@@ -68,6 +68,17 @@ class EmailSettings(_Group):
     webhook_keys: tuple[str, ...] = Field(
         (), description="Public keys of the event webhook, base64 DER; several during a rotation"
     )
+    inbound_domain: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$",
+        description="Domain that SendGrid's Inbound Parse takes mail for: every email gets an address of its own there "
+        "for answers, and one for opt-outs",
+    )
+    inbound_keys: tuple[str, ...] = Field(
+        (),
+        description="Public keys of Inbound Parse's security policy, base64 DER; needed with the domain, several "
+        "during a rotation",
+    )
     batch: int = Field(500, ge=1, le=1000, description="Recipients per request")
     batching: Literal["substitutions", "off"] = Field(
         "substitutions",
@@ -273,5 +284,11 @@ def load_settings() -> Settings:
             "COMMPLAN_MACHINES",
             "several machines share a store on PostgreSQL only",
             "set COMMPLAN_STORE_URL to postgresql+psycopg://…, or leave COMMPLAN_MACHINES at 1",
+        )
+    if settings.email.inbound_domain is not None and not settings.email.inbound_keys:
+        raise InputError.one(
+            "COMMPLAN_EMAIL__INBOUND_KEYS",
+            "answers would come to COMMPLAN_EMAIL__INBOUND_DOMAIN, and nothing that is not signed is believed",
+            "create a security policy with a signature for Inbound Parse, and list its public key",
         )
     return settings

@@ -115,6 +115,7 @@ class ReceiptKind(StrEnum):
     MACHINE_OPENED = "machine_opened"  #: an open that the provider says is a machine's
     CLICKED = "clicked"
     REPLIED = "replied"
+    AUTO_REPLIED = "auto_replied"  #: a machine's answer, such as an absence note
     COMPLAINED = "complained"  #: spam report
     OPTED_OUT = "opted_out"
     OPTED_IN = "opted_in"
@@ -149,6 +150,15 @@ class MachineWhy(StrEnum):
     AGENT = "agent"  #: the program's name
     ALL_LINKS = "all_links"  #: links of one message were clicked at the same moment
     TOO_SOON = "too_soon"  #: sooner after delivery than anybody reads
+
+
+class AutoWhy(StrEnum):
+    """By what an answer by mail is known as a machine's."""
+
+    HEADER = "header"  #: it says so (Auto-Submitted, Precedence and their kin)
+    RETURN_PATH = "return_path"  #: nobody would get an answer to it
+    SENDER = "sender"  #: a mail system wrote it
+    SUBJECT = "subject"  #: its subject is that of absence notes
 
 
 class Reason(StrEnum):

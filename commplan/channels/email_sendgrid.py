@@ -22,12 +22,15 @@ from commplan.channels.failures import http_date, of_sendgrid, plain_id
 from commplan.channels.transport import Answer, Transport
 from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, EventHook, Listing, Sighting
 from commplan.errors import HaltError, RejectedError, UnknownError
+from commplan.returnaddress import reply_address, tag_of, unsubscribe_address
 from commplan.settings import EmailSettings
 
 #: Most people in one request.
 MOST_RECIPIENTS = 1_000
 #: Most bytes of one person's substitutions; the API document says this, the manual five times as much.
 MOST_SUBSTITUTION_BYTES = 10_000
+#: Bytes that a person's address for answers takes of them: its placeholder and its tag.
+_REPLY_BYTES = 3 + 32 + 26
 #: Most messages that one question to the Email Logs may be answered with; more is no whole answer.
 MOST_LOGGED = 1_000
 #: What cannot stand in a question: how the query language escapes these is not documented.
@@ -120,6 +123,7 @@ class SendGridGateway:
         self._sendgrid.client = _Carrier(transport=self._transport, host=base_url, request_headers=headers)
         self._from = {"email": settings.from_address, "name": settings.from_name}
         self._unsubscribe_address = settings.unsubscribe_address
+        self._inbound_domain = settings.inbound_domain
 
     def connect(self) -> None:
         """Have a connection ready; TransientError if SendGrid cannot be reached."""
@@ -131,8 +135,10 @@ class SendGridGateway:
         Raises RejectedError before anything is written for a person whose data the API cannot take (`index` says
         who), and otherwise whatever the failure table says of the answer. At most 1,000 recipients, no address twice.
         """
-        _check(batch)
-        body = _serialise(self._shared(batch), [self._personalization(batch, each) for each in batch.recipients])
+        tag = self._reply_tag(batch)
+        _check(batch, reserved=_REPLY_BYTES if tag else 0)
+        people = [self._personalization(batch, each, tag) for each in batch.recipients]
+        body = _serialise(self._shared(batch, tag), people)
         try:
             with self._transport.written_by(batch.write_by):
                 response = self._sendgrid.client.mail.send.post(request_body=body)
@@ -209,27 +215,47 @@ class SendGridGateway:
         """Close the idle connections."""
         self._transport.close()
 
-    def _shared(self, batch: EmailBatch) -> dict[str, object]:
+    def _reply_tag(self, batch: EmailBatch) -> str | None:
+        """Return what stands in the request's one reply_to: the person's own tag, or what is filled in for each.
+
+        SendGrid fills placeholders there as it does in the subject. None: answers go to the sender.
+        """
+        tokens = [recipient.reply_token for recipient in batch.recipients]
+        if self._inbound_domain is None or not all(tokens):
+            return None
+        return tag_of(tokens[0]) if len(tokens) == 1 and tokens[0] else f"cpr{batch.attempt_id}"
+
+    def _shared(self, batch: EmailBatch, tag: str | None) -> dict[str, object]:
         content = [{"type": "text/plain", "value": batch.text}]
         if batch.html:
             content.append({"type": "text/html", "value": batch.html})
-        return {
+        shared: dict[str, object] = {
             "from": self._from,
             "subject": batch.subject,
             "content": content,
             "tracking_settings": _TRACKING,
         }
+        if self._inbound_domain is not None and tag is not None:
+            name = self._from["name"]
+            shared["reply_to"] = {"email": reply_address(tag, self._inbound_domain), "name": name}
+        return shared
 
-    def _personalization(self, batch: EmailBatch, recipient: EmailRecipient) -> dict[str, object]:
+    def _personalization(self, batch: EmailBatch, recipient: EmailRecipient, tag: str | None) -> dict[str, object]:
         personalization: dict[str, object] = {
             "to": [{"email": recipient.address}],
             "custom_args": {"cp_m": recipient.token, "cp_a": batch.attempt_id},
         }
-        if batch.placeholders:
-            personalization["substitutions"] = dict(zip(batch.placeholders, recipient.values, strict=True))
+        substitutions = dict(zip(batch.placeholders, recipient.values, strict=True))
+        if tag is not None and recipient.reply_token is not None and (own := tag_of(recipient.reply_token)) != tag:
+            substitutions[tag] = own
+        if substitutions:
+            personalization["substitutions"] = substitutions
         if recipient.unsubscribe_url is not None:
             ways = f"<{recipient.unsubscribe_url}>"
-            if self._unsubscribe_address is not None:
+            if self._inbound_domain is not None and recipient.unsubscribe_token is not None:
+                address = unsubscribe_address(recipient.unsubscribe_token, self._inbound_domain)
+                ways += f", <mailto:{address}?subject=unsubscribe>"
+            elif self._unsubscribe_address is not None:
                 ways += f", <mailto:{quote(self._unsubscribe_address, safe='@')}?subject={recipient.token}>"
             personalization["headers"] = {
                 "List-Unsubscribe": ways,
@@ -269,14 +295,14 @@ def _serialise(shared: Mapping[str, object], personalizations: Sequence[Mapping[
     raise RejectedError("the subject or the text is not valid Unicode text")
 
 
-def _check(batch: EmailBatch) -> None:
+def _check(batch: EmailBatch, *, reserved: int) -> None:
     """Raise RejectedError for the first recipient that SendGrid would refuse, or could misread."""
     if not 1 <= len(batch.recipients) <= MOST_RECIPIENTS:
         raise RejectedError(f"a request takes 1 to {MOST_RECIPIENTS} recipients")
     if _CONTROL.search(batch.subject):
         raise RejectedError("the subject holds a line break or control character")
     in_subject = [number for number, name in enumerate(batch.placeholders) if name in batch.subject]
-    names = sum(map(len, batch.placeholders))
+    names = sum(map(len, batch.placeholders)) + reserved
     seen: set[str] = set()
     for index, recipient in enumerate(batch.recipients):
         address = recipient.address.casefold()
@@ -295,7 +321,7 @@ def _problem(
         return "the values do not fit the placeholders of the batch"
     # A character is at most four bytes: the exact count is rarely needed.
     if names + sum(map(len, values)) > MOST_SUBSTITUTION_BYTES // 4:
-        size = sum(len(part.encode(errors="replace")) for part in (*placeholders, *values))
+        size = names + sum(len(value.encode(errors="replace")) for value in values)
         if size > MOST_SUBSTITUTION_BYTES:
             return f"the values are longer than {MOST_SUBSTITUTION_BYTES} bytes"
     if any(_CONTROL.search(values[number]) for number in in_subject):

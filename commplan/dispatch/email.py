@@ -124,6 +124,7 @@ def _request(store: Store, batch: Batch, outgoing: Sequence[Outgoing], *, public
     refs = [out.ref for out in outgoing]
     tokens = store.keyring.tokens(TokenPurpose.MESSAGE, refs)
     stops = store.keyring.tokens(TokenPurpose.UNSUBSCRIBE, refs)
+    replies = store.keyring.tokens(TokenPurpose.REPLY, refs)
     return EmailBatch(
         attempt_id=outgoing[0].attempt_id,
         subject=batch.text.subject,
@@ -133,8 +134,13 @@ def _request(store: Store, batch: Batch, outgoing: Sequence[Outgoing], *, public
         write_by=write_by(outgoing[0].looked_at),
         recipients=[
             EmailRecipient(
-                token=token, address=out.address, values=out.values, unsubscribe_url=f"{public_url}/u/{stop}"
+                token=token,
+                address=out.address,
+                values=out.values,
+                unsubscribe_url=f"{public_url}/u/{stop}",
+                unsubscribe_token=stop,
+                reply_token=reply,
             )
-            for out, token, stop in zip(outgoing, tokens, stops, strict=True)
+            for out, token, stop, reply in zip(outgoing, tokens, stops, replies, strict=True)
         ],
     )

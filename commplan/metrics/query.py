@@ -64,7 +64,7 @@ def measure(connection: Connection, *, run_id: RunId, plan: Plan) -> Metrics:
         invited=tuple(found for event in sorted(plan.events) for found in _invited(connection, run_id, plan, event)),
         doubts=settlement.doubts(connection, run_id),
         replies=connection.execute(
-            select(func.count()).select_from(replies).where(replies.c.run_id == run_id)
+            select(func.count()).select_from(replies).where(replies.c.run_id == run_id, replies.c.auto_why.is_(None))
         ).scalar_one(),
     )
 

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Literal
 
-from commplan.terms import AgentClass, MachineWhy, ReceiptKind
+from commplan.ids import TokenPurpose
+from commplan.terms import AgentClass, AutoWhy, MachineWhy, ReceiptKind
 
 #: Who said so: a provider, or the recipient on one of our own pages.
 Source = Literal["sendgrid", "twilio", "page"]
@@ -30,13 +31,16 @@ class Receipt:
     told none. `code` is a word of the provider's own closed vocabulary (never free text, which may quote an
     address). `address` is for facts that nothing else places, and is kept by nobody; `text` is only there when the
     fact is an answer. Of who opened or clicked there is the kind of program, and `machine_why` if the event alone
-    tells that it was no person; of the link, `url_key`.
+    tells that it was no person; of the link, `url_key`. `token` is for `token_purpose`; of a mail without a readable
+    one, `references` are the provider's names of the requests it answers. `auto_why` says why an answer is a machine's.
     """
 
     key: str
     source: Source
     kind: ReceiptKind
     token: str | None = None
+    token_purpose: TokenPurpose = TokenPurpose.MESSAGE
+    references: tuple[str, ...] = ()
     attempt_id: str | None = None
     provider_id: str | None = None
     at: datetime | None = None
@@ -44,6 +48,7 @@ class Receipt:
     agent_class: AgentClass | None = None
     url_key: str | None = None
     machine_why: MachineWhy | None = None
+    auto_why: AutoWhy | None = None
     address: str | None = field(default=None, repr=False)
     text: str | None = field(default=None, repr=False)
 

@@ -61,18 +61,26 @@ def _public_key(text: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def verify(body: bytes, headers: Mapping[str, str], public_keys: Sequence[str]) -> None:
+def verify(
+    body: bytes,
+    headers: Mapping[str, str],
+    public_keys: Sequence[str],
+    *,
+    of: str = "the event webhook",
+    setting: str = "WEBHOOK_KEYS",
+) -> None:
     """See that SendGrid signed exactly these bytes: ECDSA over the timestamp header and the raw body.
 
     `headers` has lower-case names. Any of `public_keys` (base64 DER) may have signed, so a key can be rotated
     without losing a post. The timestamp's age is not judged: retries go on for 24 hours, and repeated facts
-    change nothing. Raises ForgedError for whatever else, whatever went wrong.
+    change nothing. Raises ForgedError for whatever else, whatever went wrong; `of` says what was posted to. Inbound
+    Parse is signed in the same way, by another key.
     """
     try:
         signature = b64decode(headers[SIGNATURE_HEADER], validate=True)
         signed = headers[TIMESTAMP_HEADER].encode("ascii") + body
     except (KeyError, ValueError):
-        raise ForgedError("a post to the event webhook carries no readable signature", why="unsigned") from None
+        raise ForgedError(f"a post to {of} carries no readable signature", why="unsigned") from None
     for text in public_keys:
         try:
             _public_key(text).verify(signature, signed, ec.ECDSA(hashes.SHA256()))
@@ -80,7 +88,7 @@ def verify(body: bytes, headers: Mapping[str, str], public_keys: Sequence[str]) 
             continue
         return
     raise ForgedError(
-        "a post to the event webhook is signed by none of COMMPLAN_EMAIL__WEBHOOK_KEYS",
+        f"a post to {of} is signed by none of COMMPLAN_EMAIL__{setting}",
         why="wrong_signature" if public_keys else "no_key",
     )
 

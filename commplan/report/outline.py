@@ -115,7 +115,7 @@ def _steps(evaluation: Evaluation) -> Section:
                 for part, machines, known in (
                     (c.opened, c.machine_opened, by_email),
                     (c.clicked, c.machine_clicked, by_email),
-                    (c.replied, 0, by_sms),
+                    (c.replied, 0, by_sms or c.replied > 0),
                     (c.answered, 0, step.step in asking),
                     (c.opted_out, 0, True),
                     (c.complained, 0, by_email),

@@ -27,6 +27,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    false,
 )
 
 from commplan.store.types import BigId, UtcDateTime
@@ -538,7 +539,21 @@ replies = Table(
     Column("channel", String(8), nullable=False),
     Column("text", Text, nullable=False),
     Column("at", UtcDateTime, nullable=False),
+    Column("auto_why", String(12)),  # by what it is known as a machine's; None: a person's
+    Column("inferred", Boolean, nullable=False, server_default=false()),  # placed by its sender's address alone
     Index(None, "run_id"),
+)
+
+#: Of each step, what its owner was told of what people wrote, and whether somebody is telling them now.
+feedback_notices = Table(
+    "feedback_notices",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey("runs.run_id"), primary_key=True, autoincrement=False),
+    Column("step_no", SmallInteger, primary_key=True, autoincrement=False),
+    Column("last_reply", BigInteger, nullable=False, server_default="0"),  # newest reply that was told
+    Column("answers_until", UtcDateTime),  # newest change of an answer that was told
+    Column("told_machine", Double),
+    Column("lease_machine", Double),  # until when somebody is telling
 )
 
 #: Survey answers: one per person and step, correctable.

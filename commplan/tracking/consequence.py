@@ -17,6 +17,7 @@ from commplan.ids import AddressKey, MessageRef, RunId
 from commplan.ledger.facts import Fact
 from commplan.ledger.run import plan_of
 from commplan.plan import Plan
+from commplan.receipts.base import Receipt
 from commplan.store import Store
 from commplan.store.given import given
 from commplan.store.tables import audit, messages, recipients, replies
@@ -24,6 +25,7 @@ from commplan.suppression import lift, spoke_from, suppress
 from commplan.terms import Channel, Purpose, Reason, ReceiptKind
 from commplan.tracking.keyword import mentions_stop
 from commplan.tracking.refusal import suppress_refusing
+from commplan.tracking.sender import INFERRED, email_key
 
 #: What makes an address unusable for everybody: the kind of receipt, and its code where not every code does.
 DEAD_ADDRESS: Mapping[tuple[ReceiptKind, str | None], Reason] = {
@@ -161,20 +163,24 @@ def _follow_receipt(connection: Connection, fact: Fact, ref: MessageRef | None, 
 
 def _follow_inbound(store: Store, connection: Connection, fact: Fact, addressee: _Addressee | None) -> None:
     receipt, ref = fact.receipt, fact.ref
-    if receipt.kind is ReceiptKind.REPLIED:
+    if receipt.kind in (ReceiptKind.REPLIED, ReceiptKind.AUTO_REPLIED):
         connection.execute(
             insert(replies).values(
                 receipt_key=receipt.key,
                 run_id=None if ref is None else ref.run_id,
                 step_no=None if ref is None else ref.step_no,
                 seq=None if ref is None else ref.seq,
-                channel=Channel.SMS,
+                channel=_channel(receipt),
                 text=receipt.text,
                 at=fact.at,
+                auto_why=receipt.auto_why,
+                inferred=receipt.code == INFERRED,
             )
         )
         if _objects(fact):
             _keep_marketing_back(store, connection, fact, addressee)
+    elif _channel(receipt) is Channel.EMAIL and receipt.kind is ReceiptKind.OPTED_OUT:
+        _follow_mailed_opt_out(store, connection, fact, addressee)
     elif receipt.address and receipt.kind in (ReceiptKind.OPTED_OUT, ReceiptKind.OPTED_IN):
         key = store.keyring.address_key(Channel.SMS, receipt.address)
         contact, source = None if addressee is None else addressee.contact, f"receipt {receipt.key}"
@@ -204,15 +210,48 @@ def _follow_inbound(store: Store, connection: Connection, fact: Fact, addressee:
             )
 
 
-def _keep_marketing_back(store: Store, connection: Connection, fact: Fact, addressee: _Addressee | None) -> None:
-    """Send no more marketing to somebody whose text may ask us to stop, until a person has decided what it says."""
+def _follow_mailed_opt_out(store: Store, connection: Connection, fact: Fact, addressee: _Addressee | None) -> None:
+    """Opt out whoever mailed that they want no more: as the message's link does, or of everything if it is unknown."""
     receipt, ref = fact.receipt, fact.ref
-    key = None if receipt.address is None else store.keyring.address_key(Channel.SMS, receipt.address)
+    key = _sender_key(store, receipt) if addressee is None else addressee.address_key
     if key is None:
         return
     suppress(
         connection,
-        channel=Channel.SMS,
+        channel=Channel.EMAIL,
+        address_key=key,
+        contact=None if addressee is None else addressee.contact,
+        scope=SCOPE_ALL if addressee is None or ref is None else opt_out_scope(plan_of(connection, ref.run_id)),
+        reason=Reason.UNSUBSCRIBED,
+        source=f"receipt {receipt.key}",
+        at=fact.at,
+    )
+
+
+def _channel(receipt: Receipt) -> Channel:
+    """Return how an answer came: SendGrid posts mail, Twilio texts."""
+    return Channel.EMAIL if receipt.source == "sendgrid" else Channel.SMS
+
+
+def _sender_key(store: Store, receipt: Receipt) -> AddressKey | None:
+    """Return the key of the address that an answer came from."""
+    if _channel(receipt) is Channel.EMAIL:
+        return email_key(store, receipt.address)
+    return None if receipt.address is None else store.keyring.address_key(Channel.SMS, receipt.address)
+
+
+def _keep_marketing_back(store: Store, connection: Connection, fact: Fact, addressee: _Addressee | None) -> None:
+    """Send no more marketing to somebody whose text may ask us to stop, until a person has decided what it says."""
+    receipt, ref = fact.receipt, fact.ref
+    channel, key = _channel(receipt), _sender_key(store, receipt)
+    if addressee is not None and channel is Channel.EMAIL:
+        # People answer from other addresses than the one we wrote to.
+        key = addressee.address_key
+    if key is None:
+        return
+    suppress(
+        connection,
+        channel=channel,
         address_key=key,
         contact=None if addressee is None else addressee.contact,
         scope=SCOPE_MARKETING,

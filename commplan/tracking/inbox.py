@@ -16,11 +16,10 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, Connection, Integer, and_, func, insert, or_, select, text, update
 
 from commplan.errors import UnreadableError
-from commplan.ids import TokenPurpose
 from commplan.ledger import facts as ledger
 from commplan.ledger import feed
 from commplan.ledger.facts import Fact
-from commplan.receipts import sendgrid, twilio
+from commplan.receipts import mail, sendgrid, twilio
 from commplan.receipts.base import Parsed
 from commplan.store import Store
 from commplan.store.given import given
@@ -28,7 +27,7 @@ from commplan.store.tables import inbox
 from commplan.store.types import machine_now
 from commplan.terms import ReceiptKind
 from commplan.tracking.consequence import follow
-from commplan.tracking.placing import Stray, as_stray, believe, place_inbound, place_strays
+from commplan.tracking.placing import Stray, as_stray, believe, place_mail, place_strays, place_text
 
 _LOG = logging.getLogger("commplan.tracking")
 
@@ -48,6 +47,7 @@ class PostKind(StrEnum):
     SENDGRID_EVENTS = "sendgrid.events"
     TWILIO_STATUS = "twilio.status"
     TWILIO_INBOUND = "twilio.inbound"
+    SENDGRID_INBOUND = "sendgrid.inbound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +210,8 @@ def _read(kind: str, query: Mapping[str, str], body: bytes) -> Parsed:
                 return Parsed(receipts=(twilio.parse_status(query, twilio.read_form(body)),))
             case PostKind.TWILIO_INBOUND:
                 return Parsed(receipts=(twilio.parse_inbound(twilio.read_form(body)),))
+            case PostKind.SENDGRID_INBOUND:
+                return Parsed(receipts=(mail.parse(body),))
     except UnreadableError:
         pass
     return Parsed(receipts=(), unreadable=1)
@@ -237,11 +239,12 @@ def _apply_posts(store: Store, connection: Connection, posts: Sequence[_Post]) -
     for post in posts:
         for receipt in post.parsed.receipts:
             at = receipt.at or post.received_at
-            ref = store.keyring.open(TokenPurpose.MESSAGE, receipt.token) if receipt.token else None
+            ref = store.keyring.open(receipt.token_purpose, receipt.token) if receipt.token else None
             if ref is not None:
                 placed.append(Fact(receipt=receipt, ref=ref, at=at, received_at=post.received_at))
             elif receipt.text is not None:
-                placed.append(place_inbound(store, connection, receipt, post.received_at))
+                place = place_mail if receipt.source == "sendgrid" else place_text
+                placed.append(place(store, connection, receipt, post.received_at))
             else:
                 strays.append(as_stray(store, receipt, post.received_at))
     found = place_strays(connection, strays)

@@ -27,7 +27,7 @@ from commplan.suppression import active, lift, suppress
 from commplan.terms import Channel, Reason, ReceiptKind
 from commplan.tracking.consequence import opt_out_scope
 from commplan.tracking.inbox import take_turn
-from commplan.tracking.placing import email_key
+from commplan.tracking.sender import email_key
 
 #: The scores a scale allows: the lowest and the highest.
 SCALES = {"csat": (1, 5), "nps": (0, 10)}

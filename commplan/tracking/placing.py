@@ -5,14 +5,12 @@ Never loses an opt-out, and never lets another system's events change a message.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, String, select
 
-from commplan.audience.address import read_email
 from commplan.consent import SCOPE_ALL, SCOPE_MARKETING
 from commplan.ids import AddressKey, MessageRef, RunId
 from commplan.ledger.facts import Fact
@@ -23,6 +21,7 @@ from commplan.store.tables import attempts, messages
 from commplan.suppression import suppress
 from commplan.terms import Channel, MessageState, Reason, ReceiptKind
 from commplan.tracking.consequence import DEAD_ADDRESS
+from commplan.tracking.sender import INFERRED, email_key, number_key
 
 #: A text answers the newest message that went to that number in this time.
 REPLY_SPAN = timedelta(days=7)
@@ -33,7 +32,6 @@ CLOCKS_APART = timedelta(minutes=5)
 #: would be a guess that undoes an opt-out.
 _PLACED = frozenset({ReceiptKind.BOUNCED, ReceiptKind.OPTED_OUT})
 
-_NUMBER = re.compile(r"^\+[1-9]\d{5,14}$")
 _ON_ITS_WAY = (
     MessageState.SENDING,
     MessageState.UNKNOWN,
@@ -43,18 +41,7 @@ _ON_ITS_WAY = (
 )
 
 
-def number_key(store: Store, number: str | None) -> AddressKey | None:
-    """Return the key of a sender's number, None for a short code or a name."""
-    return store.keyring.address_key(Channel.SMS, number) if number and _NUMBER.match(number) else None
-
-
-def email_key(store: Store, address: str | None) -> AddressKey | None:
-    """Return the key of an email address in whatever form a provider or a person wrote it, None if it is not one."""
-    normal = read_email(address) if address else None
-    return store.keyring.address_key(Channel.EMAIL, normal.casefold()) if normal else None
-
-
-def place_inbound(store: Store, connection: Connection, receipt: Receipt, received_at: datetime) -> Fact:
+def place_text(store: Store, connection: Connection, receipt: Receipt, received_at: datetime) -> Fact:
     """Return a person's text as a fact about the newest SMS that had gone to their number when they wrote.
 
     The moment a message was written to the wire counts, so that an answer that overtakes the provider's
@@ -80,6 +67,38 @@ def place_inbound(store: Store, connection: Connection, receipt: Receipt, receiv
     )
     ref = None if row is None else MessageRef(RunId(row.run_id), row.step_no, row.seq)
     return Fact(receipt=receipt, ref=ref, at=received_at, received_at=received_at)
+
+
+def place_mail(store: Store, connection: Connection, receipt: Receipt, received_at: datetime) -> Fact:
+    """Return a person's mail to none of our own addresses as a fact about the message that it answers.
+
+    Which that is, the provider's names of the mails it refers to tell; where they do not, it is the newest that had
+    gone to its sender, and marked as inferred.
+    """
+    key = email_key(store, receipt.address)
+    sent = [] if key is None else _sent_to(connection, {key}).get(key, [])
+    of = next((one for request in receipt.references for one in sent if one.request_id == request), None)
+    ref = _only_message_of(connection, receipt.references) if of is None else of.ref
+    if ref is None:
+        gone = [one for one in sent if one.wire_at <= received_at + CLOCKS_APART]
+        newest = max(gone, key=lambda one: (one.wire_at, one.ref), default=None)
+        if newest is not None:
+            ref, receipt = newest.ref, replace(receipt, code=INFERRED)
+    return Fact(receipt=receipt, ref=ref, at=received_at, received_at=received_at)
+
+
+def _only_message_of(connection: Connection, requests: Sequence[str]) -> MessageRef | None:
+    """Return the message of the first request that carried a single one: whoever answers it got it, or was shown it."""
+    for request in requests:
+        found = connection.execute(
+            select(messages.c.run_id, messages.c.step_no, messages.c.seq)
+            .join(attempts, attempts.c.attempt_id == messages.c.attempt_id)
+            .where(attempts.c.provider_id == request, attempts.c.channel == Channel.EMAIL)
+            .limit(2)
+        ).all()
+        if len(found) == 1:
+            return MessageRef(RunId(found[0].run_id), found[0].step_no, found[0].seq)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +151,7 @@ def _place(stray: Stray, sent: Sequence[_Sent]) -> Fact | None:
     attempt_id, key = None if of is None else of.attempt_id, None
     if of is None:
         # What is inferred is no proof that a request was accepted.
-        receipt = replace(receipt, code="inferred")
+        receipt = replace(receipt, code=INFERRED)
         if receipt.kind is ReceiptKind.OPTED_OUT:
             gone = [one for one in sent if one.wire_at <= stray.at + CLOCKS_APART]
             of = max(gone, key=lambda one: (one.wire_at, one.ref), default=None)

@@ -29,8 +29,9 @@ from commplan.web.ready import Readiness
 
 _LOG = logging.getLogger("commplan.web")
 
-#: Largest post of a provider, and largest form of a person, in bytes.
+#: Largest post of a provider, largest of a mail (Inbound Parse takes 30 MB), and largest form of a person, in bytes.
 MAX_POST = 5 * 1024 * 1024
+MAX_MAIL = 31 * 1024 * 1024
 MAX_FORM = 64 * 1024
 
 
@@ -107,6 +108,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
     return Starlette(
         routes=[
             Route("/hooks/sendgrid/events", hooks.sendgrid_events, methods=["POST"]),
+            Route("/hooks/sendgrid/inbound", hooks.sendgrid_inbound, methods=["POST"]),
             Route("/hooks/twilio/status", hooks.twilio_status, methods=["POST"]),
             Route("/hooks/twilio/inbound", hooks.twilio_inbound, methods=["POST"]),
             *pages.routes,
@@ -118,7 +120,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
             Middleware(Measured, meter=meter),
             Middleware(
                 Gate,
-                limits={"/hooks/": MAX_POST, "/": MAX_FORM},
+                limits={"/hooks/sendgrid/inbound": MAX_MAIL, "/hooks/": MAX_POST, "/": MAX_FORM},
                 headers=_headers(pages.style_hash),
             ),
         ],

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from commplan import tracking
 from commplan.errors import ForgedError, UnreadableError
-from commplan.receipts import sendgrid, twilio
+from commplan.receipts import mail, sendgrid, twilio
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.tracking import PostKind
@@ -34,6 +34,7 @@ class Hooks:
         self._store = store
         self._public_urls = (settings.public_url, *settings.earlier_public_urls)
         self._public_keys = settings.email.webhook_keys
+        self._inbound_keys = settings.email.inbound_keys
         tokens = (settings.sms.auth_token, *settings.sms.earlier_auth_tokens)
         self._auth_tokens = [token.get_secret_value() for token in tokens if token is not None]
         self._on_post = on_post
@@ -41,6 +42,10 @@ class Hooks:
     async def sendgrid_events(self, request: Request) -> Response:
         """Take a batch of SendGrid's events."""
         return await self._take(request, self._check_sendgrid, PostKind.SENDGRID_EVENTS, Response(status_code=204))
+
+    async def sendgrid_inbound(self, request: Request) -> Response:
+        """Take a mail that a person, or a machine, wrote."""
+        return await self._take(request, self._check_mail, PostKind.SENDGRID_INBOUND, Response(status_code=200))
 
     async def twilio_status(self, request: Request) -> Response:
         """Take one of Twilio's status callbacks."""
@@ -77,13 +82,19 @@ class Hooks:
             digest = sha256(body).hexdigest()[:12]
             _LOG.warning("cannot read a post", extra={"post": kind.value, "digest": digest, "why": str(error)})
             return PlainTextResponse("not readable\n", status_code=400)
-        tracking.append(self._store, kind=kind, query=dict(request.query_params), body=body)
+        # Attachments are nobody's business here, and may be large.
+        kept = mail.strip_files(body) if kind is PostKind.SENDGRID_INBOUND else body
+        tracking.append(self._store, kind=kind, query=dict(request.query_params), body=kept)
         self._on_post()
         return answer
 
     def _check_sendgrid(self, request: Request, body: bytes, kind: PostKind) -> None:
         sendgrid.verify(body, request.headers, self._public_keys)
         sendgrid.load(body)
+
+    def _check_mail(self, request: Request, body: bytes, kind: PostKind) -> None:
+        sendgrid.verify(body, request.headers, self._inbound_keys, of="Inbound Parse", setting="INBOUND_KEYS")
+        mail.load(body)
 
     def _check_twilio(self, request: Request, body: bytes, kind: PostKind) -> None:
         # The address that the provider was told, not the one a proxy passed on; its query string byte for byte. A run

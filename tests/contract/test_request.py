@@ -14,12 +14,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
+from commplan import returnaddress
 from commplan.channels.email_sendgrid import SendGridGateway
 from commplan.channels.failures import suppresses
 from commplan.channels.sms_twilio import TwilioGateway
 from commplan.envelope import EmailBatch, EmailRecipient, TextMessage
 from commplan.errors import HaltError, RejectedError, TransientError
-from commplan.ids import AttemptId, Token
+from commplan.ids import AttemptId, Keyring, MessageRef, RunId, Token, TokenPurpose
 from commplan.settings import EmailSettings, SmsSettings
 from commplan.terms import Reason
 
@@ -118,6 +119,59 @@ def test_a_mailbox_for_opt_outs_is_offered_beside_the_link(provider: Any) -> Non
     assert json.loads(provider.requests[0].body)["personalizations"][0]["headers"]["List-Unsubscribe"] == (
         "<https://mail.example.com/u/Ann>, <mailto:stop@example.com?subject=Annxxxxxxxxxxxxxxxxxxx>"
     )
+
+
+def _sent_with_inbound_domain(provider: Any, batch: EmailBatch) -> dict[str, Any]:
+    settings = EmailSettings(
+        base_url=provider.url,
+        api_key=SecretStr("key"),
+        from_name="Shop",
+        unsubscribe_address="stop@example.com",
+        inbound_domain="reply.example.com",
+    )
+    provider.script(provider.answer("202 Accepted", "X-Message-Id: id-1"))
+    gateway = SendGridGateway(settings)
+    gateway.send(batch)
+    gateway.close()
+    return dict(json.loads(provider.requests[-1].body))
+
+
+def _answerable() -> EmailBatch:
+    keyring = Keyring("a secret")
+    refs = [MessageRef(RunId(1), 1, seq) for seq in range(1, len(_RECIPIENTS) + 1)]
+    tokens = [keyring.tokens(purpose, refs) for purpose in (TokenPurpose.REPLY, TokenPurpose.UNSUBSCRIBE)]
+    people = [
+        replace(person, reply_token=reply, unsubscribe_token=stop)
+        for person, reply, stop in zip(_RECIPIENTS, *tokens, strict=True)
+    ]
+    return replace(_BATCH, recipients=people)
+
+
+def test_with_a_domain_for_answers_each_person_has_an_address_of_their_own_for_them(provider: Any) -> None:
+    batch = _answerable()
+    body = _sent_with_inbound_domain(provider, batch)
+    assert body["reply_to"] == {"email": f"r+cpr{'a' * 32}@reply.example.com", "name": "Shop"}
+    for personalization, person in zip(body["personalizations"], batch.recipients, strict=True):
+        address = body["reply_to"]["email"].replace(
+            *next((tag, value) for tag, value in personalization["substitutions"].items() if tag.startswith("cpr"))
+        )
+        assert returnaddress.read(address) == (TokenPurpose.REPLY, person.reply_token)
+        offered = personalization["headers"]["List-Unsubscribe"].split("mailto:")[1]
+        assert returnaddress.read(offered) == (TokenPurpose.UNSUBSCRIBE, person.unsubscribe_token)
+        assert "stop@" not in offered
+
+
+def test_a_request_for_one_person_names_their_address_for_answers_outright(provider: Any) -> None:
+    batch = _answerable()
+    body = _sent_with_inbound_domain(provider, replace(batch, recipients=batch.recipients[:1]))
+    read = returnaddress.read(body["reply_to"]["email"])
+    assert read == (TokenPurpose.REPLY, batch.recipients[0].reply_token)
+    assert not any(tag.startswith("cpr") for tag in body["personalizations"][0]["substitutions"])
+
+
+def test_without_a_domain_for_answers_they_go_to_the_sender(provider: Any, email: SendGridGateway) -> None:
+    email.send(_answerable())
+    assert "reply_to" not in json.loads(provider.requests[0].body)
 
 
 @pytest.mark.parametrize(
