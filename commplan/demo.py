@@ -42,6 +42,7 @@ from commplan.ledger import proof as books
 from commplan.ledger import run as ledger_run
 from commplan.ledger.run import Run
 from commplan.plan import Plan
+from commplan.sandbox.start import INBOUND_DOMAIN
 from commplan.settings import Settings, load_settings
 from commplan.store import Store, open_store
 from commplan.supervisor import ChildError, Supervisor, clean_environment, free_port, listen
@@ -155,9 +156,10 @@ def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: i
         )
         outbound.close()
         supervisor.wait_for(child, lambda: answers(f"{sandbox}/sandbox/health"), seconds=60)
-    environment["COMMPLAN_EMAIL__WEBHOOK_KEYS"] = json.dumps(
-        [(home / "webhook.pub").read_text(encoding="ascii").strip()]
-    )
+    keys = json.dumps([(home / "webhook.pub").read_text(encoding="ascii").strip()])
+    environment["COMMPLAN_EMAIL__WEBHOOK_KEYS"] = keys
+    environment["COMMPLAN_EMAIL__INBOUND_DOMAIN"] = INBOUND_DOMAIN
+    environment["COMMPLAN_EMAIL__INBOUND_KEYS"] = keys
     with told(console, "receiver and worker"):
         child = supervisor.start(
             "receiver",

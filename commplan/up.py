@@ -26,7 +26,7 @@ from commplan.installation import (
     start_worker,
     told,
 )
-from commplan.sandbox.start import ACCOUNT_SID, API_KEY, AUTH_TOKEN
+from commplan.sandbox.start import ACCOUNT_SID, API_KEY, AUTH_TOKEN, INBOUND_DOMAIN
 from commplan.settings import Settings, kind_of
 from commplan.store import open_store
 from commplan.supervisor import Supervisor, listen, python
@@ -125,11 +125,14 @@ def _start_sandbox(supervisor: Supervisor, settings: Settings, environment: dict
     )
     address = settings.email.base_url
     supervisor.wait_for(child, lambda: answers(f"{address}/sandbox/health"), seconds=60)
+    public_key = (home / "webhook.pub").read_text(encoding="ascii").strip()
     for name, value in {
         "COMMPLAN_EMAIL__API_KEY": API_KEY,
         "COMMPLAN_SMS__ACCOUNT_SID": ACCOUNT_SID,
         "COMMPLAN_SMS__AUTH_TOKEN": AUTH_TOKEN,
-        "COMMPLAN_EMAIL__WEBHOOK_KEYS": json.dumps([(home / "webhook.pub").read_text(encoding="ascii").strip()]),
+        "COMMPLAN_EMAIL__WEBHOOK_KEYS": json.dumps([public_key]),
+        "COMMPLAN_EMAIL__INBOUND_DOMAIN": INBOUND_DOMAIN,
+        "COMMPLAN_EMAIL__INBOUND_KEYS": json.dumps([public_key]),
         "CRM_DATABASE_URL": f"sqlite:///{home / 'crm.sqlite'}",
     }.items():
         environment.setdefault(name, value)

@@ -28,6 +28,7 @@ from commplan.sandbox.fault import Faults
 from commplan.sandbox.handset import Handsets
 from commplan.sandbox.mailbox import Mailboxes
 from commplan.sandbox.maillog import MailLog
+from commplan.sandbox.parse import ParseHook
 from commplan.sandbox.schedule import Schedule
 from commplan.sandbox.sendgrid import SendGrid
 from commplan.sandbox.site import Site
@@ -45,9 +46,10 @@ def create_app(config: SandboxConfig) -> Starlette:
     truth = Truth()
     feed = EventFeed(config, schedule, client)
     callbacks = Callbacks(config, schedule, client)
+    parse = ParseHook(config, schedule, client)
     visitor = Visitor(config, schedule, Browser(client, config.may_follow))
     faults = Faults(config.seed, config.switches.faults)
-    mailboxes = Mailboxes(config, schedule, truth, feed, visitor)
+    mailboxes = Mailboxes(config, schedule, truth, feed, visitor, parse=parse)
     handsets = Handsets(config, schedule, truth, callbacks, visitor)
     site = Site(config.clock, config.crm)
     console = Console(
@@ -57,6 +59,7 @@ def create_app(config: SandboxConfig) -> Starlette:
         faults=faults,
         feed=feed,
         callbacks=callbacks,
+        parse=parse,
         visitor=visitor,
     )
 

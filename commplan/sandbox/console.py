@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from commplan.sandbox.config import SandboxConfig
 from commplan.sandbox.fault import Faults
+from commplan.sandbox.parse import ParseHook
 from commplan.sandbox.schedule import Schedule
 from commplan.sandbox.switches import Fault
 from commplan.sandbox.truth import Truth
@@ -38,6 +39,7 @@ class Console:
         faults: Faults,
         feed: EventFeed,
         callbacks: Callbacks,
+        parse: ParseHook,
         visitor: Visitor,
     ) -> None:
         self._config = config
@@ -46,6 +48,7 @@ class Console:
         self._faults = faults
         self._feed = feed
         self._callbacks = callbacks
+        self._parse = parse
         self._visitor = visitor
 
     def routes(self) -> list[Route]:
@@ -64,7 +67,7 @@ class Console:
 
     async def _summary(self, request: Request) -> Response:
         next_due = self._schedule.next_due
-        pending = self._schedule.pending + self._feed.unposted
+        pending = self._schedule.pending + self._feed.unposted + self._parse.unposted
         return JSONResponse(
             {
                 "sandbox": True,
@@ -125,7 +128,7 @@ class Console:
             down = None
         if not isinstance(down, bool):
             return JSONResponse({"error": "say whether the feed is down", "expected": {"down": True}}, status_code=400)
-        self._feed.is_down = self._callbacks.is_down = down
+        self._feed.is_down = self._callbacks.is_down = self._parse.is_down = down
         return Response(status_code=204)
 
 

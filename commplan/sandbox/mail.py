@@ -29,6 +29,8 @@ class Envelope:
 
     to: str = field(repr=False)
     sender: str
+    #: Where answers go; None: to the sender, where nobody of the sandbox reads them.
+    reply_to: str | None = field(repr=False)
     subject: str = field(repr=False)
     text: str = field(repr=False)
     html: str = field(repr=False)
@@ -52,6 +54,7 @@ def envelopes(body: Mapping[str, Any], *, nested: bool) -> Iterator[Envelope]:
         person = _mapping(given)
         values = {tag: str(value) for tag, value in _mapping(person.get("substitutions")).items()}
         subject = _Skeleton(str(person.get("subject") or body.get("subject") or "")).filled(values, nested)
+        reply_to = _Skeleton(str(_mapping(body.get("reply_to")).get("email", ""))).filled(values, nested)
         own_html, own_text = html.filled(values, nested), text.filled(values, nested)
         links = _links(own_html, own_text)
         for kind in ("to", "cc", "bcc"):
@@ -60,6 +63,7 @@ def envelopes(body: Mapping[str, Any], *, nested: bool) -> Iterator[Envelope]:
                 yield Envelope(
                     to=str(_mapping(entry).get("email", "")),
                     sender=str(_mapping(body.get("from")).get("email", "")),
+                    reply_to=reply_to or None,
                     subject=subject,
                     text=own_text,
                     html=own_html,

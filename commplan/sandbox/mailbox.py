@@ -12,6 +12,7 @@ from functools import partial
 
 from commplan.sandbox.config import SandboxConfig
 from commplan.sandbox.mail import Envelope, Link
+from commplan.sandbox.parse import Letter, ParseHook, quoted
 from commplan.sandbox.people import HOUR, MINUTE, Act, Arrival, Deed, Person, language_of
 from commplan.sandbox.schedule import Schedule
 from commplan.sandbox.truth import Content, Record, Truth
@@ -53,6 +54,9 @@ class Mail(Record):
     links: tuple[Link, ...] = field(repr=False)
     #: Address of the one-click unsubscribe (RFC 8058), if the headers carry one.
     one_click: str | None = field(repr=False)
+    #: Where answers go, and mail that ends these messages; None: nowhere that is heard.
+    reply_to: str | None = field(repr=False)
+    mail_off: str | None = field(repr=False)
     language: str
     categories: tuple[str, ...]
     tracking: Tracking
@@ -68,13 +72,21 @@ class Mailboxes:
     """All mailboxes behind the emulated email provider, and its list of suppressed addresses."""
 
     def __init__(
-        self, config: SandboxConfig, schedule: Schedule, truth: Truth, feed: EventFeed, visitor: Visitor
+        self,
+        config: SandboxConfig,
+        schedule: Schedule,
+        truth: Truth,
+        feed: EventFeed,
+        visitor: Visitor,
+        *,
+        parse: ParseHook,
     ) -> None:
         self._config = config
         self._schedule = schedule
         self._truth = truth
         self._feed = feed
         self._visitor = visitor
+        self._parse = parse
         #: Every message taken over, in order.
         self.accepted: list[Mail] = []
         #: Address to the reason why later mail to it is dropped.
@@ -99,6 +111,8 @@ class Mailboxes:
                 subject=envelope.subject,
                 links=envelope.links,
                 one_click=_one_click(envelope.headers),
+                reply_to=envelope.reply_to,
+                mail_off=_mail_off(envelope.headers),
                 language=language_of(envelope.subject + envelope.text),
                 categories=envelope.categories,
                 tracking=tracking,
@@ -178,6 +192,7 @@ class Mailboxes:
             mail.nth,
             asks=bool(self._visitor.find(mail.urls, Place.SURVEY)),
             invites=bool(self._visitor.find(mail.urls, Place.SETUP)),
+            answerable=mail.reply_to is not None,
             disguised=person.has_disguise(self._config.switches.disguised_share),
         ):
             due = moment + act.after
@@ -198,6 +213,8 @@ class Mailboxes:
                     await self._visitor.set_up(url, partial(self._truth.note, mail, "converted"))
             case Deed.ANSWER:
                 await self._answer(mail, person)
+            case Deed.REPLY | Deed.STOP | Deed.AUTO_REPLY | Deed.MAIL_OFF:
+                self._write(mail, person, act.deed, moment)
             case Deed.UNSUBSCRIBE | Deed.ONE_CLICK:
                 await self._unsubscribe(mail, moment, prefers_button=act.deed is Deed.ONE_CLICK)
             case Deed.COMPLAIN:
@@ -261,6 +278,63 @@ class Mailboxes:
             words = person.comment(mail.nth, mail.language)
             await self._visitor.answer(url, person.nth(mail.nth), person.pleased, words, done)
 
+    def _write(self, mail: Mail, person: Person, deed: Deed, moment: float) -> None:
+        if deed is Deed.MAIL_OFF:
+            self._mail_off(mail, moment)
+        elif deed is Deed.AUTO_REPLY:
+            self._answer_by_machine(mail, person, moment)
+        else:
+            self._write_back(mail, person, moment, stops=deed is Deed.STOP)
+
+    def _write_back(self, mail: Mail, person: Person, moment: float, *, stops: bool) -> None:
+        if mail.reply_to is None:
+            return
+        self._truth.note(mail, "opted_out" if stops else "replied", moment)
+        content = self._truth.content(mail.provider_id)
+        words = person.stop_word(mail.nth, mail.language) if stops else person.reply(mail.nth, mail.language)
+        earlier = quoted(
+            content.text if content else "", sender=mail.sender, moment=mail.accepted_at, language=mail.language
+        )
+        known = {"In-Reply-To": _smtp_id(mail), "References": _smtp_id(mail)}
+        self._parse.receive(
+            Letter(
+                sender=mail.to,
+                to=mail.reply_to,
+                subject=f"{'回复：' if mail.language == 'zh' else 'Re: '}{mail.subject}",
+                text=words + earlier,
+                return_path=mail.to,
+                headers=known,
+                charset="gb2312" if mail.language == "zh" and person.nth(0).chance("old program", 0.5) else "UTF-8",
+            ),
+            moment,
+        )
+
+    def _answer_by_machine(self, mail: Mail, person: Person, moment: float) -> None:
+        if mail.reply_to is None:
+            return
+        self._truth.note(mail, "auto_replied", moment)
+        # Not all of them say what they are.
+        says_so = person.nth(0).chance("says so", 0.7)
+        self._parse.receive(
+            Letter(
+                sender=mail.to,
+                to=mail.reply_to,
+                subject=f"{'自动回复：' if mail.language == 'zh' else 'Automatic reply: '}{mail.subject}",
+                text=person.absence(mail.language),
+                return_path="" if says_so else mail.to,
+                headers={"Auto-Submitted": "auto-replied", "Precedence": "bulk"} if says_so else {},
+            ),
+            moment,
+        )
+
+    def _mail_off(self, mail: Mail, moment: float) -> None:
+        if mail.mail_off is None:
+            return
+        self._truth.note(mail, "unsubscribed", moment)
+        self._parse.receive(
+            Letter(sender=mail.to, to=mail.mail_off, subject="unsubscribe", text="", return_path=mail.to), moment
+        )
+
     async def _unsubscribe(self, mail: Mail, moment: float, *, prefers_button: bool) -> None:
         done = partial(self._truth.note, mail, "unsubscribed")
         pages = self._visitor.find(mail.urls, Place.UNSUBSCRIBE)
@@ -311,6 +385,12 @@ def _one_click(headers: Mapping[str, str]) -> str | None:
         if url.startswith("http"):
             return url
     return None
+
+
+def _mail_off(headers: Mapping[str, str]) -> str | None:
+    ways = next((value for name, value in headers.items() if name.lower() == "list-unsubscribe"), "")
+    entries = [entry.strip().strip("<>") for entry in ways.split(",")]
+    return next((entry.removeprefix("mailto:").partition("?")[0] for entry in entries if "mailto:" in entry), None)
 
 
 def _smtp_id(mail: Mail) -> str:

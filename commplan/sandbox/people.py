@@ -37,6 +37,8 @@ class Deed(StrEnum):
     STOP = "stop"
     UNSUBSCRIBE = "unsubscribe"
     ONE_CLICK = "one_click"
+    MAIL_OFF = "mail_off"
+    AUTO_REPLY = "auto_reply"
     COMPLAIN = "complain"
 
 
@@ -111,11 +113,13 @@ class Person:
         """Tell whether a scanner in front of this mailbox calls itself a browser, as a share of them does."""
         return self._dice.chance("disguised", share)
 
-    def email_acts(self, nth: int, *, asks: bool, invites: bool, disguised: bool = False) -> list[Act]:
+    def email_acts(
+        self, nth: int, *, asks: bool, invites: bool, answerable: bool = False, disguised: bool = False
+    ) -> list[Act]:
         """Return what happens to the nth email once delivered.
 
-        `asks`: it links to a survey; `invites`: it links to something one can set up; `disguised`: a scanner in front
-        of the mailbox hides what it is, and does not take its time.
+        `asks`: it links to a survey; `invites`: it links to something one can set up; `answerable`: it says where
+        answers go; `disguised`: a scanner in front of the mailbox hides what it is, and does not take its time.
         """
         dice = self.nth(nth)
         scan = Act(after=dice.between("scan", 0, 1) if disguised else dice.between("scan", 1, 20), deed=Deed.SCAN)
@@ -128,6 +132,8 @@ class Person:
             acts.append(scan)
         if self._dice.chance("machine", _MACHINE_OPENED):
             acts.append(Act(after=dice.between("machine open", 5, 10 * MINUTE), deed=Deed.MACHINE_OPEN))
+        if answerable and dice.chance("away", 0.03):
+            acts.append(Act(after=dice.between("absence note", 1, MINUTE), deed=Deed.AUTO_REPLY))
         if not dice.chance("opens", 0.30 + 0.50 * self.keenness):
             if invites and dice.chance("converts unasked", 0.26):
                 acts.append(Act(after=dice.delay("unasked", 2 * DAY, 12 * DAY), deed=Deed.CONVERT))
@@ -139,13 +145,18 @@ class Person:
         if dice.chance("complains", 0.0008):
             acts.append(Act(after=opened + MINUTE, deed=Deed.COMPLAIN))
         elif dice.chance("leaves", 0.012):
-            how = Deed.ONE_CLICK if dice.chance("one click", 0.5) else Deed.UNSUBSCRIBE
-            acts.append(Act(after=opened + MINUTE, deed=how))
+            acts.append(Act(after=opened + MINUTE, deed=_way_out(dice, answerable)))
         elif asks:
             acts += self._answering(dice, opened)
         else:
             acts += self._following(dice, opened, invites)
-        return acts
+        return acts + (self._writing(dice, opened) if answerable else [])
+
+    def _writing(self, dice: Dice, opened: float) -> list[Act]:
+        if not dice.chance("writes back", 0.04):
+            return []
+        deed = Deed.STOP if dice.chance("writes stop", 0.08) else Deed.REPLY
+        return [Act(after=opened + dice.delay("writing", 20 * MINUTE, 6 * HOUR), deed=deed)]
 
     def _answering(self, dice: Dice, opened: float) -> list[Act]:
         if not dice.chance("clicks", 0.35 + 0.35 * self.keenness):
@@ -190,8 +201,12 @@ class Person:
         return dice.pick("comment", _COMMENTS[language])
 
     def reply(self, nth: int, language: str) -> str:
-        """Return the reply to a text message, in the language of the message."""
+        """Return the reply to a message, in its language."""
         return self.nth(nth).pick("reply", _REPLIES[language])
+
+    def absence(self, language: str) -> str:
+        """Return what the person's mailbox answers while they are away."""
+        return _ABSENCES[language]
 
     def stop_word(self, nth: int, language: str) -> str:
         """Return the word with which the person wants no more of it."""
@@ -220,6 +235,7 @@ _ROLE_DEEDS: dict[Role, tuple[Deed, ...]] = {
     Role.UNSUBSCRIBE: (Deed.OPEN, Deed.UNSUBSCRIBE),
     Role.SPAM: (Deed.OPEN, Deed.COMPLAIN),
     Role.SCANNER: (),
+    Role.AWAY: (Deed.AUTO_REPLY,),
     Role.RETURN: (),
 }
 _COMMENTS = {
@@ -230,7 +246,18 @@ _REPLIES = {
     "en": ("Thanks, will do it tonight", "Who is this?", "Where do I find the bus stop nearest to you?"),
     "zh": ("谢谢，今晚就弄", "请问你是哪位？", "好的，收到"),
 }
+_ABSENCES = {
+    "en": "I am out of the office until Monday. To unsubscribe from my newsletter, write to my deputy.",
+    "zh": "我正在休假，周一回来。如有急事请联系同事。",
+}
 _STOP_WORDS = {"en": ("STOP", "stop", "Unsubscribe", "STOP "), "zh": ("退订", "TD", "td", "T")}
+
+
+def _way_out(dice: Dice, answerable: bool) -> Deed:
+    """Return how somebody unsubscribes."""
+    if answerable and dice.chance("by mail", 0.25):
+        return Deed.MAIL_OFF
+    return Deed.ONE_CLICK if dice.chance("one click", 0.5) else Deed.UNSUBSCRIBE
 
 
 def _role_of(address: str) -> Role | None:

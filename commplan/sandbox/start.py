@@ -25,6 +25,8 @@ from commplan.settings import Settings
 
 #: Where the settings look for a sandbox when they name no address.
 PORT = 8026
+#: Domain that answers go to where the settings name none.
+INBOUND_DOMAIN = "reply.sender.example.com"
 #: Credentials of a sandbox for which the settings name none.
 API_KEY = "SG.sandbox"
 ACCOUNT_SID = "AC" + "0" * 32
@@ -90,6 +92,8 @@ def start_sandbox(
         "COMMPLAN_SMS__BASE_URL": address,
         "COMMPLAN_EMAIL__API_KEY": api_key,
         "COMMPLAN_EMAIL__WEBHOOK_KEYS": json.dumps([public]),
+        "COMMPLAN_EMAIL__INBOUND_DOMAIN": settings.email.inbound_domain or INBOUND_DOMAIN,
+        "COMMPLAN_EMAIL__INBOUND_KEYS": json.dumps([public]),
         "COMMPLAN_SMS__ACCOUNT_SID": account,
         "COMMPLAN_SMS__AUTH_TOKEN": token,
     }

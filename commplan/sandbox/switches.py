@@ -50,6 +50,7 @@ class Role(StrEnum):
     SPAM = "spam"
     SCANNER = "scanner"
     RETURN = "return"
+    AWAY = "away"
 
 
 class Switches(BaseModel):

@@ -30,6 +30,7 @@ HAPPENINGS = (
     "scanned",
     "visited",
     "replied",
+    "auto_replied",
     "opted_out",
     "unsubscribed",
     "complained",
