@@ -10,11 +10,12 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from commplan import report
+from commplan import feedback, report
 from commplan.errors import RunError
 from commplan.evaluation import Evaluation
 from commplan.ids import RunId
-from commplan.ledger.run import Run
+from commplan.ledger.run import Run, find_run
+from commplan.report.voice import MOST
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.store.tables import evaluations
@@ -67,14 +68,23 @@ def report_folder(settings: Settings, run_key: str) -> Path:
     return (settings.home / "reports" / run_key.replace("/", "-").replace(":", "")).absolute()
 
 
-def write_report(settings: Settings, judged: Evaluation) -> Path:
-    """Write an evaluation as HTML, JSON and CSV into the home folder; return the HTML file."""
+def write_report(store: Store, settings: Settings, judged: Evaluation) -> Path:
+    """Write an evaluation as HTML, JSON and CSV into the home folder; return the HTML file.
+
+    What people said is in the HTML file alone, which only its owner may read.
+    """
     folder = report_folder(settings, judged.run_key)
     folder.mkdir(parents=True, exist_ok=True)
+    with store.read() as connection:
+        items = feedback.find(connection, find_run(store, judged.run_key).run_id, limit=MOST)
     for name, text in (
-        ("evaluation.html", report.to_html(judged)),
+        ("evaluation.html", report.to_html(judged, items=items)),
         ("evaluation.json", report.to_json(judged)),
         ("evaluation.csv", report.to_csv(judged)),
     ):
-        (folder / name).write_text(text, encoding="utf-8")
+        file = folder / name
+        if name.endswith(".html"):
+            file.touch(mode=0o600)
+            file.chmod(0o600)
+        file.write_text(text, encoding="utf-8")
     return folder / "evaluation.html"

@@ -168,6 +168,9 @@ class Settings(BaseSettings):
         min_length=16,
         description="Bearer token that reads the figures of `commplan serve` at /metrics; unset: nobody",
     )
+    feedback_hours: float = Field(
+        72.0, gt=0, le=720, description="Hours for which a link to a run's feedback can be read by whoever has it"
+    )
     default_region: str = Field(
         "US", min_length=2, max_length=2, description="Country of phone numbers written without one"
     )

@@ -1,11 +1,11 @@
 """What the command line shows: books, status and evaluations as tables.
 
-Shows counts, keys and sentences only; never a person, except to whoever asks for an explanation of one.
+Shows counts, keys and sentences only; never a person, except to whoever asks for one, or for feedback.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,6 +18,7 @@ from commplan.batching import why_unbatched
 from commplan.doctor import Check
 from commplan.evaluation import Evaluation
 from commplan.explain import Decision, Explanation
+from commplan.feedback import Item
 from commplan.ledger import proof, unsettled
 from commplan.ledger import run as ledger_run
 from commplan.ledger.backlog import StepBacklog, backlog
@@ -27,6 +28,7 @@ from commplan.ledger.proof import Proof
 from commplan.ledger.schedule import next_due
 from commplan.ledger.standstill import Standstill, standstill, stop_in_force
 from commplan.ledger.unsettled import Unsettled
+from commplan.report.voice import remarks, score
 from commplan.settings import Settings
 from commplan.settle import Settled
 from commplan.store import Store
@@ -198,6 +200,19 @@ def explanation(found: Explanation, *, sandbox: bool) -> RenderableType:
                 shown.append(Panel(Text(text), title="the text, as it was frozen", title_align="left"))
             shown += [Text(f"to stop: {message.stop}"), Text()]
     return Group(*shown)
+
+
+def feedback(items: Sequence[Item], *, run_key: str, sandbox: bool) -> RenderableType:
+    """Show what people said, newest first, and how to see everything about one of them."""
+    if not items:
+        return Text("Nobody has said anything yet.")
+    table = _table(f"{'SANDBOX: ' if sandbox else ''}Feedback on {run_key}: {len(items):,}", ["when (UTC)"])
+    for column in ("step", "channel", "who", "score", "words"):
+        table.add_column(column, overflow="fold")
+    for item in items:
+        words = Text(" ".join(filter(None, [item.text, *remarks(item)])))
+        table.add_row(f"{item.at:%Y-%m-%d %H:%M}", item.step, item.channel, Text(item.contact), score(item), words)
+    return Group(table, Text(f"everything about one: commplan explain {run_key} --contact {items[0].contact}"))
 
 
 def _decisions(title: str, decisions: Iterable[Decision]) -> Table:

@@ -192,5 +192,5 @@ def gather(running: Campaign) -> None:
 def evaluate(running: Campaign) -> None:
     """Judge the goals, and publish the evaluation in the UI and as files."""
     judged = running.evaluate()
-    archive.write_report(running.settings, judged)
+    archive.write_report(running.store, running.settings, judged)
     publish_evaluation(judged)

@@ -28,7 +28,7 @@ from flows.orchestrator import PrefectOrchestrator
 @flow(name="upkeep", flow_run_name="upkeep", retries=0, persist_result=False)
 @guarded
 def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
-    """Bring back silent runs, apply what waits, prove the feed, poll texts, settle what nobody knows, purge.
+    """Bring back runs, apply what waits, tell of feedback, prove the feed, poll, settle what nobody knows, purge.
 
     Args:
         silence: Seconds after which a run that has not been heard of is looked after.
@@ -38,6 +38,7 @@ def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
     # One that fails keeps none of the others from its turn; the flow run fails with it.
     return [
         receipts(store, return_state=True),
+        feedback(store, return_state=True),
         beats(store, return_state=True),
         polls(store, return_state=True),
         settle(store, return_state=True),
@@ -53,6 +54,13 @@ def receipts(store: Store) -> None:
     applied = work.apply_receipts(store)
     if applied:
         get_run_logger().info("applied %s receipts", f"{applied:,}")
+
+
+@task(task_run_name="feedback", cache_policy=NO_CACHE)
+@guarded
+def feedback(store: Store) -> None:
+    """Tell owners that people wrote, once an hour at most."""
+    work.tell_of_feedback(store, load_settings())
 
 
 @task(task_run_name="beats", cache_policy=NO_CACHE)

@@ -4,7 +4,7 @@ Wires the parts together and owns no rule of its own; knows nothing of Prefect.
 """
 
 from commplan.campaign.books import prove, settle_runs
-from commplan.campaign.listening import Gathering, apply_receipts, poll_texts, prove_feeds
+from commplan.campaign.listening import Gathering, apply_receipts, poll_texts, prove_feeds, tell_of_feedback
 from commplan.campaign.occurrence import require_occurrence
 from commplan.campaign.opening import Campaign, join, start
 
@@ -19,4 +19,5 @@ __all__ = [
     "require_occurrence",
     "settle_runs",
     "start",
+    "tell_of_feedback",
 ]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from commplan import conversion, objection, poll, pulse, tracking
+from commplan import conversion, feedback, objection, poll, pulse, tracking
 from commplan.audience import refresh as refreshing
 from commplan.campaign.occurrence import Occurrence
 from commplan.channels.base import Gateways, open_gateways
@@ -49,6 +49,7 @@ class Listening(Occurrence):
         store, run_id = self.store, self.run.run_id
         poll.poll(store, lambda: self.gateways, [run_id])
         receipts = apply_receipts(store)
+        tell_of_feedback(store, self.settings)
         _, unknown = close.sweep(store, run_id)
         settled = self.settle()
         try:
@@ -105,6 +106,11 @@ def apply_receipts(store: Store) -> int:
         total += applied.new
     objection.tell_owners(store, os.environ)
     return total
+
+
+def tell_of_feedback(store: Store, settings: Settings) -> None:
+    """Tell owners that people wrote, of whatever run, if they were not told in the last hour."""
+    feedback.tell_owners(store, settings, os.environ)
 
 
 def prove_feeds(store: Store, settings: Settings) -> None:

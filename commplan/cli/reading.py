@@ -104,6 +104,33 @@ def explain(
 
 
 @app.command()
+def feedback(
+    key: RunKey,
+    low: Annotated[bool, typer.Option("--low", help="Low scores only: CSAT up to 2, NPS up to 6")] = False,
+    step: Annotated[str | None, typer.Option(help="Of one step only")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """List what people answered in words and how low they scored, newest first; shows it on this terminal only."""
+    from dataclasses import asdict
+
+    from commplan import terminal
+    from commplan.feedback import find
+    from commplan.ledger.run import find_run
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    store = open_store(load_settings(), create=False)
+    run = find_run(store, key)
+    with store.read() as connection:
+        items = find(connection, run.run_id, low=low, step=step)
+    if as_json:
+        found = [{**asdict(item), "contact": item.contact} for item in items]
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
+    else:
+        terminal.show(terminal.feedback(items, run_key=run.run_key, sandbox=store.is_sandbox))
+
+
+@app.command()
 def report(key: RunKey) -> None:
     """Write a run's evaluation as HTML, JSON and CSV, and show it."""
     from commplan import archive, terminal
@@ -115,4 +142,4 @@ def report(key: RunKey) -> None:
     store = open_store(settings, create=False)
     judged = archive.last_evaluation(store, find_run(store, key))
     terminal.show(terminal.summary(judged))
-    typer.echo(f"report {archive.write_report(settings, judged)}")
+    typer.echo(f"report {archive.write_report(store, settings, judged)}")

@@ -5,6 +5,7 @@ Everything a planner wrote is escaped by the template engine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -12,14 +13,16 @@ from markupsafe import Markup
 
 from commplan.evaluation import Evaluation
 from commplan.evaluation.wording import figure
+from commplan.feedback import Item
 from commplan.report.markdown import draw
 from commplan.report.outline import facts, headline, sections
+from commplan.report.voice import voices
 
 _TEMPLATES = Path(__file__).resolve().parents[2] / "templates" / "shared" / "report"
 
 
-def to_html(evaluation: Evaluation, *, charts: bool = True) -> str:
-    """Return the report as a page for light and dark screens, phones and paper."""
+def to_html(evaluation: Evaluation, *, charts: bool = True, items: Sequence[Item] = ()) -> str:
+    """Return the report as a page for light and dark screens, phones and paper; `items` is what people said."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -28,12 +31,13 @@ def to_html(evaluation: Evaluation, *, charts: bool = True) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    shown = sections(evaluation)
     figures = draw(evaluation) if charts else {}
     return environment.get_template("evaluation.html.j2").render(
         evaluation=evaluation,
         facts=facts(evaluation),
         headline=headline(evaluation),
-        sections=sections(evaluation),
+        sections=[*shown[:1], *voices(items, run_key=evaluation.run_key, zone=evaluation.zone), *shown[1:]],
         figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 (drawn by charts, text escaped there)
         figure=figure,
     )

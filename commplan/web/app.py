@@ -21,6 +21,7 @@ from starlette.routing import Route
 from commplan import tracking
 from commplan.settings import Settings
 from commplan.store import Store
+from commplan.web.feedback import FeedbackPage
 from commplan.web.gate import Gate
 from commplan.web.hooks import Hooks
 from commplan.web.meter import Measured, Meter
@@ -89,6 +90,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
     hooks = Hooks(store, settings, on_post=applier.wake)
     pages = Pages(store, settings)
     readiness = Readiness(store, settings)
+    feedback_page = FeedbackPage(store, settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -112,6 +114,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
             Route("/hooks/twilio/status", hooks.twilio_status, methods=["POST"]),
             Route("/hooks/twilio/inbound", hooks.twilio_inbound, methods=["POST"]),
             *pages.routes,
+            Route("/f/{token}", feedback_page.show, methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readiness.readyz, methods=["GET"]),
             Route("/metrics", meter.metrics, methods=["GET"]),
