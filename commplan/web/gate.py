@@ -1,14 +1,16 @@
-"""The gate that every request passes: a limit on its size, the headers of every answer, and no stack trace outside.
+"""The gate that every request passes: limits on its size and on the time it takes to come, headers, no stack trace.
 
 Never logs an address or a path: the tokens in our paths are personal.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +18,8 @@ from commplan.errors import StoreError
 
 _LOG = logging.getLogger("commplan.web")
 
+#: Machine seconds in which a body has to have come, from the end of its head.
+BODY_PATIENCE = 30.0
 #: Most bytes that are read and thrown away so that a sender of too much gets its answer instead of a reset.
 _MOST_DRAINED = 32 * 1024 * 1024
 
@@ -23,11 +27,14 @@ _MOST_DRAINED = 32 * 1024 * 1024
 class Gate:
     """ASGI middleware: reads each request's body whole, within its limit, before the application sees it.
 
-    `limits` maps a path's beginning to bytes; the first that fits counts.
+    `limits` maps a path's beginning to bytes; the first that fits counts. `patience` is machine seconds for a body.
     """
 
-    def __init__(self, app: ASGIApp, limits: Mapping[str, int], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Mapping[str, int], headers: Mapping[str, str], *, patience: float = BODY_PATIENCE
+    ) -> None:
         self._app = app
+        self._patience = patience
         self._limits = limits
         self._headers = headers
 
@@ -48,7 +55,16 @@ class Gate:
             await send(message)
 
         try:
-            body = await self._read(scope, receive)
+            try:
+                async with asyncio.timeout(self._patience):
+                    body = await self._read(scope, receive)
+            except TimeoutError:
+                # The rest of it may still come, so nothing else can on this connection.
+                answer = PlainTextResponse("too slow\n", status_code=408, headers={"Connection": "close"})
+                await answer(scope, receive, send_with_headers)
+                return
+            except ClientDisconnect:
+                return
             if body is None:
                 answer = PlainTextResponse("too large\n", status_code=413)
                 await answer(scope, receive, send_with_headers)
@@ -61,7 +77,7 @@ class Gate:
                 await PlainTextResponse("not now\n", status_code=status)(scope, receive, send_with_headers)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Return the body, None if it is larger than it may be."""
+        """Return the body, None if it is larger than it may be; ClientDisconnect if its sender left before its end."""
         limit = next((most for start, most in self._limits.items() if scope["path"].startswith(start)), 0)
         declared = Headers(scope=scope).get("content-length", "0")
         kept: bytearray | None = bytearray() if declared.isdigit() and int(declared) <= limit else None
@@ -69,7 +85,7 @@ class Gate:
         while more and seen <= _MOST_DRAINED:
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
+                raise ClientDisconnect
             chunk = message.get("body", b"")
             seen += len(chunk)
             if seen > limit:

@@ -21,6 +21,7 @@ from commplan.settings import Settings
 from commplan.store import Store, open_store
 from commplan.web.app import create_app
 from commplan.web.crew import serve_together
+from commplan.web.protocol import ImpatientProtocol
 
 
 def make_server(store: Store, settings: Settings, *, figures: Path | None = None) -> uvicorn.Server:
@@ -34,6 +35,7 @@ def make_server(store: Store, settings: Settings, *, figures: Path | None = None
             access_log=False,
             log_config=None,
             lifespan="on",
+            http=ImpatientProtocol,
             ws="none",
             proxy_headers=False,
             server_header=False,
