@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable
 from datetime import datetime
 from difflib import get_close_matches
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -49,6 +49,14 @@ def _without_slash(url: str) -> str:
 
 #: An address that paths are appended to.
 Base = Annotated[str, AfterValidator(_without_slash)]
+
+
+def _network(text: str) -> str:
+    return str(ip_network(text))
+
+
+#: A network, or one address, as in 10.0.0.0/8.
+Net = Annotated[str, AfterValidator(_network)]
 
 
 class _Group(BaseModel):
@@ -132,6 +140,11 @@ class Settings(BaseSettings):
     )
     earlier_public_urls: tuple[Base, ...] = Field(
         (), description="Public addresses used before, where providers may still post about runs that are under way"
+    )
+    trusted_proxies: tuple[Net, ...] = Field(
+        (),
+        description="Networks of the proxies in front of `commplan serve`, other than on this machine, whose "
+        "X-Forwarded-For tells who asks",
     )
     secret_key: SecretStr | None = Field(
         None, description="Secret behind links and address keys; default: a file in the home folder"

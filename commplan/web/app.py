@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -19,14 +20,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from commplan import tracking
+from commplan.ids import TokenPurpose
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.web.feedback import FeedbackPage
+from commplan.web.client import Proxies
 from commplan.web.gate import Gate
 from commplan.web.hooks import Hooks
 from commplan.web.meter import Measured, Meter
 from commplan.web.pages import Pages
 from commplan.web.ready import Readiness
+from commplan.web.throttle import Throttle
 
 _LOG = logging.getLogger("commplan.web")
 
@@ -90,7 +93,6 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
     hooks = Hooks(store, settings, on_post=applier.wake)
     pages = Pages(store, settings)
     readiness = Readiness(store, settings)
-    feedback_page = FeedbackPage(store, settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -114,7 +116,6 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
             Route("/hooks/twilio/status", hooks.twilio_status, methods=["POST"]),
             Route("/hooks/twilio/inbound", hooks.twilio_inbound, methods=["POST"]),
             *pages.routes,
-            Route("/f/{token}", feedback_page.show, methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readiness.readyz, methods=["GET"]),
             Route("/metrics", meter.metrics, methods=["GET"]),
@@ -126,10 +127,18 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
                 limits={"/hooks/sendgrid/inbound": MAX_MAIL, "/hooks/": MAX_POST, "/": MAX_FORM},
                 headers=_headers(pages.style_hash),
             ),
+            Middleware(
+                Throttle, proxies=Proxies(settings.trusted_proxies), is_ours=partial(_is_ours, store), busy=pages.busy
+            ),
         ],
         exception_handlers={404: not_found},
         lifespan=lifespan,
     )
+
+
+def _is_ours(store: Store, path: str) -> bool:
+    """Tell whether a path carries a token of ours, for whatever purpose."""
+    return any(store.keyring.open(purpose, part) for part in path.split("/")[1:3] for purpose in TokenPurpose)
 
 
 def _headers(style_hash: str) -> dict[str, str]:

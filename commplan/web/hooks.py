@@ -76,7 +76,8 @@ class Hooks:
             check(request, body, kind)
         except ForgedError as error:
             request.state.why = error.why
-            _LOG.warning("refused a post", extra={"post": kind.value, "why": str(error)})
+            if not getattr(request.state, "is_limited", False):
+                _LOG.warning("refused a post", extra={"post": kind.value, "why": str(error)})
             return PlainTextResponse("not signed\n", status_code=403)
         except UnreadableError as error:
             digest = sha256(body).hexdigest()[:12]

@@ -289,7 +289,9 @@ def serving(store: Store, settings: Settings, *, applies: bool = False) -> Itera
     """Run the real server on a free port; what it keeps is applied by the test, unless it `applies` it itself."""
     listener = socket.create_server(("127.0.0.1", 0))
     app = create_app(store, settings, applies=applies)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on", proxy_headers=False)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

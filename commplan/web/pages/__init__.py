@@ -12,6 +12,7 @@ from starlette.routing import Route
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.web.pages.desk import LANGUAGES, Desk, language_of, localized
+from commplan.web.pages.feedback import Feedback
 from commplan.web.pages.optout import OptOut
 from commplan.web.pages.preferences import Preferences
 from commplan.web.pages.rsvp import Rsvp
@@ -22,7 +23,7 @@ __all__ = ["LANGUAGES", "Pages", "language_of", "localized"]
 
 
 class Pages:
-    """The endpoints that recipients reach. `style_hash` is what the content security policy allows as style."""
+    """The endpoints that people reach. `style_hash` is what the content security policy allows as style."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._desk = desk = Desk(store, settings)
@@ -37,7 +38,12 @@ class Pages:
                 ("w", Stranger(desk)),
             )
         ]
+        self.routes.append(Route("/f/{token}", desk.endpoint(Feedback(desk)), methods=["GET"]))
 
     def not_found(self, request: Request) -> Response:
         """Say kindly that there is nothing here."""
         return self._desk.gone(request)
+
+    def busy(self, request: Request) -> Response:
+        """Say kindly that this was too often."""
+        return self._desk.show(request, "busy.html.j2", status=429)
