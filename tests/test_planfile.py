@@ -311,6 +311,25 @@ def test_a_wrong_value_is_named_with_rule_and_remedy(old: str, new: str, finding
             "20: sequence[1].when: answered(one): that step asks nothing; "
             "write `ask:` or `rsvp:` in that step",
         ]),
+        ([("content: two", "content: two, rsvp: launhc"), ("sequence:", "events: {launch: {title: x}}\nsequence:")], [
+            "18: events.launch: no step invites to it; write `rsvp: launch` in a step, or leave it out",
+            '21: sequence[1].rsvp: `events` does not define "launhc"; did you mean launch?',
+        ]),
+        ([("content: two", "content: two, rsvp: x, ask: {scale: nps, question: x}"),
+          ("sequence:", "events: {x: {title: {zh: 好}}}\nsequence:")], [
+            "18: events.x.title: has no text for en, the language of people whose own is unknown; add `en:`",
+            "21: sequence[1].rsvp: cannot stand beside `ask`: nobody could tell which of them was answered; "
+            "ask in a step of its own",
+        ]),
+        ([("content: two", "content: two, rsvp: party")], [
+            '20: sequence[1].rsvp: `events` does not define "party"; define it there'
+        ]),
+        ([("metric: delivered_rate", "metric: rsvp_yes")], [
+            "8: goals[0].metric: rsvp_yes needs a step that invites; write `rsvp:` in that step"
+        ]),
+        ([("topic: ", "topic_title: {zh: 好}\ntopic: ")], [
+            "4: topic_title: has no text for en, the language of people whose own is unknown; add `en:`"
+        ]),
         ([("content: two", "content: two, by_segment: {vpi: {skip: true}}")], [
             '20: sequence[1].by_segment.vpi: "vpi" is not a segment; did you mean vip?'
         ]),

@@ -73,7 +73,7 @@ def test_what_to_edit_next_is_named_by_line(templates: Path) -> None:
     (made.parent / "welcome.email.en.txt.j2").touch()
     told = scaffold.to_edit(made)
     assert told[0] == f"{made}:3: title: what people call this plan"
-    assert any(line.startswith(f"{made}:36: audience.source: ") for line in told)
+    assert any(line.startswith(f"{made}:37: audience.source: ") for line in told)
     assert "welcome.email.en.txt.j2" in told[-1]
 
 

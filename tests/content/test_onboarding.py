@@ -19,7 +19,11 @@ from commplan.plan import Plan
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 MAILS = [("welcome", "new"), ("welcome", "vip"), ("survey", "new")]
-LINKS = {"unsubscribe": "https://example.com/u/token?a=1&b=2", "survey": "https://example.com/s/token"}
+LINKS = {
+    "unsubscribe": "https://example.com/u/token?a=1&b=2",
+    "preferences": "https://example.com/p/token",
+    "survey": "https://example.com/s/token",
+}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +131,8 @@ def test_every_mail_has_what_a_mail_needs(library, plan, step, segment, locale) 
     assert f'<html lang="{"zh-Hans" if chinese else "en"}"' in html
     assert 'href="https://example.com/u/token?a=1&amp;b=2" clicktracking="off"' in html
     assert LINKS["unsubscribe"] in message.text()
+    assert f'href="{LINKS["preferences"]}" clicktracking="off"' in html
+    assert LINKS["preferences"] in message.text()
     assert ("示例路" if chinese else "1 Example Street") in html
     assert ("示例路" if chinese else "1 Example Street") in message.text()
     assert ("王小明" if chinese else "Ada &amp; &lt;Co&gt;") in html

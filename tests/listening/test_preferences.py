@@ -196,6 +196,19 @@ def test_stopping_everything_holds_on_every_channel_and_taking_it_back_leaves_th
     assert sent.row().opted_out_at is None
 
 
+def test_who_stopped_everything_and_ticks_one_box_gets_that_alone(client, sent) -> None:
+    client.post(link(sent), data={"do": "stop"})
+    later(sent, minutes=1)
+    assert "that alone reaches you again" in client.get(link(sent)).text
+    save(client, link(sent), getting_started__sms=True)
+    assert ticks(client.get(link(sent)).text) == {
+        "getting-started:email": False,
+        "getting-started:sms": True,
+        "offers:email": False,
+    }
+    assert 'value="stop"' in client.get(link(sent)).text
+
+
 def test_every_change_is_on_record_with_the_words_it_was_made_by_and_explain_tells_them(
     client, sent, settings, store
 ) -> None:
@@ -214,8 +227,8 @@ def test_every_change_is_on_record_with_the_words_it_was_made_by_and_explain_tel
         "every channel: customers c2: listed (unsubscribed, scope getting-started)",
     ]
     assert all(rule.startswith("said by preference page: 请勾选") for _, rule in of_person[:2])
-    assert "☐ getting-started · 短信" in of_person[0][1]
-    assert "☑ getting-started · 短信" in of_person[1][1]
+    assert "☐ getting started · 短信" in of_person[0][1]
+    assert "☑ getting started · 短信" in of_person[1][1]
     assert "将不再向您发送关于" in of_person[2][1]
 
 

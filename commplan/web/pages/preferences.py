@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from commplan import tracking
 from commplan.terms import Channel
-from commplan.tracking import PAUSE, Visit
+from commplan.tracking import PAUSE
 from commplan.web.pages.desk import Desk
 
 
@@ -27,7 +27,7 @@ class Preferences:
             return self._desk.gone(request)
         result = None
         if form is not None:
-            result = self._act(request, now.visit, token, form)
+            result = self._act(request, now, token, form)
             now = tracking.preferences(store, token) or now
         rows = [
             {
@@ -53,11 +53,11 @@ class Preferences:
             result=result,
         )
 
-    def _act(self, request: Request, visit: Visit, token: str, form: Mapping[str, str]) -> str | None:
-        store, desk = self._desk.store, self._desk
+    def _act(self, request: Request, now: tracking.Preferences, token: str, form: Mapping[str, str]) -> str | None:
+        store, desk, visit = self._desk.store, self._desk, now.visit
         match form.get("do"):
             case "save":
-                tracking.choose(store, token, _wanted(form), said=self._shown(request, visit, form))
+                tracking.choose(store, token, _wanted(form), said=self._shown(request, now, form))
                 return "saved"
             case "pause":
                 tracking.pause(store, token, said=desk.word(request, visit, "pause_text", days=PAUSE.days))
@@ -73,13 +73,16 @@ class Preferences:
                 return "unstopped"
         return None
 
-    def _shown(self, request: Request, visit: Visit, form: Mapping[str, str]) -> str:
+    def _shown(self, request: Request, now: tracking.Preferences, form: Mapping[str, str]) -> str:
         """Return what the person was asked and what they ticked, as the page said it."""
-        marks = "; ".join(
-            f"{'☑' if wanted else '☐'} {topic} · {self._desk.word(request, visit, f'way_{channel}')}"
-            for (topic, channel), wanted in sorted(_wanted(form).items())
-        )
-        return f"{self._desk.word(request, visit, 'preferences_text')} {marks}"
+        wanted, shown = _wanted(form), []
+        for topic in now.topics:
+            title = self._desk.topic(request, now.visit, topic.name, topic.title)
+            for channel in topic.cells:
+                if (choice := wanted.get((topic.name, channel))) is not None:
+                    way = self._desk.word(request, now.visit, f"way_{channel}")
+                    shown.append(f"{'☑' if choice else '☐'} {title} · {way}")
+        return " ".join([self._desk.word(request, now.visit, "preferences_text"), "; ".join(shown)])
 
 
 def _wanted(form: Mapping[str, str]) -> dict[tuple[str, Channel], bool]:
