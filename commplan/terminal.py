@@ -174,6 +174,13 @@ def figures_of(judged: Evaluation) -> list[tuple[str, str]]:
         )
         for survey in judged.surveys
     ]
+    rows += [
+        (
+            f"invitation ({found.event})",
+            f"{found.yes:,} yes, {found.no:,} no, {found.maybe:,} maybe, {found.waiting:,} wait",
+        )
+        for found in judged.invitations
+    ]
     for state in (MessageState.FAILED, MessageState.SUPPRESSED, MessageState.EXPIRED, MessageState.CANCELLED):
         lost = sum(step.states.get(state, 0) for step in steps)
         if lost:

@@ -8,6 +8,7 @@ import pytest
 
 from commplan import tracking
 from commplan.errors import InputError
+from commplan.terminal import figures_of
 from commplan.terms import Channel, RsvpAnswer
 from tests.campaign.conftest import LETTER, PAIR, Customer, crowd
 
@@ -94,6 +95,7 @@ def test_an_invitation_is_answered_through_the_link_in_its_mail_and_counts_for_t
     (goal,), (found,) = judged.goals, judged.invitations
     assert (goal.numerator, goal.denominator, goal.verdict) == (1, 2, "met")
     assert (found.places, found.yes, found.waiting) == (1, 1, 1)
+    assert ("invitation (party)", "1 yes, 0 no, 0 maybe, 1 wait") in figures_of(judged)
 
 
 def test_a_mail_that_invites_to_nothing_cannot_print_the_link(rehearse):
