@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commplan import evaluation
-from commplan.evaluation.reading import RATES, Reading
+from commplan.evaluation.reading import RATES, RSVPS, Reading
 from commplan.evaluation.verdict import SCALES, decide, score_worth
 from commplan.plan import Target
 from commplan.terms import Metric, Verdict
@@ -91,8 +91,8 @@ def test_a_target_that_is_just_reached_is_met():
 
 
 def test_every_metric_has_one_way_to_be_judged():
-    assert RATES.keys() | SCALES.keys() | {Metric.REACH} == set(Metric)
-    assert not RATES.keys() & SCALES.keys()
+    assert RATES.keys() | SCALES.keys() | RSVPS.keys() | {Metric.REACH} == set(Metric)
+    assert len(RATES) + len(SCALES) + len(RSVPS) + 1 == len(Metric)
 
 
 def test_pending_and_unknown_messages_widen_a_delivery_rate(run, assess, make_plan):
