@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 
 from commplan import contacts, content, letterhead, planfile, pricing, trial, yamlfile
 from commplan.channels.base import open_gateways
+from commplan.condition import claims
 from commplan.errors import Finding, InputError, UnreachableError
 from commplan.ledger.run import PLAN_FILE
 from commplan.plan import Plan
 from commplan.settings import Settings, kind_of
+from commplan.terms import Channel
 from commplan.trial import Trial
 
 #: Its name among a run's frozen files.
@@ -41,22 +43,28 @@ def read_files(path: Path, settings: Settings) -> tuple[Plan, dict[str, str]]:
 
 
 def require_feed(path: Path, plan: Plan, files: Mapping[str, str], settings: Settings) -> None:
-    """Refuse a plan with steps that rest on silence where providers cannot tell us what people do.
+    """Refuse a plan whose conditions rest on what could never reach us.
 
-    Raises InputError at the `when` of every such step.
+    Steps that rest on silence, where providers cannot tell us what people do, and answers by mail, where nothing takes
+    them. Raises InputError at the `when` of every such step.
     """
-    if (why := why_unheard(settings)) is None:
-        return
-    findings = [
-        Finding(
-            place=str(path),
-            field=f"sequence[{number}].when",
-            rule=f"rests on silence, and {why}",
-            remedy="set COMMPLAN_PUBLIC_URL to the https address under which `commplan serve` is reached from outside",
+    why, findings = why_unheard(settings), []
+    for number, step in enumerate(plan.sequence):
+        place, field = str(path), f"sequence[{number}].when"
+        if why is not None and any(claim.verb != "converted" for claim in step.silences):
+            remedy = "set COMMPLAN_PUBLIC_URL to the https address under which `commplan serve` is reached from outside"
+            findings.append(Finding(place=place, field=field, rule=f"rests on silence, and {why}", remedy=remedy))
+        asked = () if step.condition is None or settings.email.inbound_domain is not None else claims(step.condition)
+        findings.extend(
+            Finding(
+                place=place,
+                field=field,
+                rule=f"{claim}: answers by mail go to the sender's mailbox, where nobody counts them",
+                remedy="set COMMPLAN_EMAIL__INBOUND_DOMAIN, or ask for opened, clicked or responded",
+            )
+            for claim in asked
+            if claim.verb == "replied" and plan.channels_of(plan.step_number(claim.subject)) == [Channel.EMAIL]
         )
-        for number, step in enumerate(plan.sequence)
-        if any(claim.verb != "converted" for claim in step.silences)
-    ]
     if findings:
         raise InputError([planfile.locate([finding], files[PLAN_FILE], str(path))[0] for finding in findings])
 

@@ -262,12 +262,6 @@ def _impossible(claim: conditions.Claim, path: KeyPath, subject: Tree) -> Iterat
             rule=f"{claim}: {unknown} of an SMS cannot be known",
             remedy="ask for delivered, replied or responded",
         )
-    if claim.verb == "replied" and channels == {Channel.EMAIL}:
-        yield Problem(
-            path=(*path, "when"),
-            rule=f"{claim}: replies to email are not read in this version",
-            remedy="ask for opened, clicked or responded",
-        )
     if claim.verb == "answered" and "ask" not in subject and "rsvp" not in subject:
         yield Problem(
             path=(*path, "when"),

@@ -68,7 +68,7 @@ def _unmeasurable(metric: str, path: KeyPath, steps: Sequence[Tree]) -> Iterator
     if metric == Metric.REPLY_RATE and all(found == {Channel.EMAIL} for found in channels):
         yield Problem(
             path=(*path, "metric"),
-            rule="replies to email are not read in this version",
+            rule="reply_rate counts answers to texts alone",
             remedy="measure an SMS step, or response_rate",
         )
     if metric in _RSVP_METRICS and not any("rsvp" in step for step in steps):

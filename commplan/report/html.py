@@ -32,12 +32,15 @@ def to_html(evaluation: Evaluation, *, charts: bool = True, items: Sequence[Item
         keep_trailing_newline=True,
     )
     shown = sections(evaluation)
+    # Where the figures of answers are; how they were computed comes last.
+    place = next((at for at, section in enumerate(shown, 1) if section.title == "Feedback"), len(shown) - 1)
+    shown[place:place] = voices(items, run_key=evaluation.run_key, zone=evaluation.zone)
     figures = draw(evaluation) if charts else {}
     return environment.get_template("evaluation.html.j2").render(
         evaluation=evaluation,
         facts=facts(evaluation),
         headline=headline(evaluation),
-        sections=[*shown[:1], *voices(items, run_key=evaluation.run_key, zone=evaluation.zone), *shown[1:]],
+        sections=shown,
         figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 (drawn by charts, text escaped there)
         figure=figure,
     )

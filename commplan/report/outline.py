@@ -340,7 +340,7 @@ _METHOD = (
     "conversion are shares of them.",
     "Delivery and bounces are shares of accepted messages; opens, clicks, responses, replies, answers, opt-outs and "
     "complaints are shares of delivered ones. A response is a click, a reply or an answer. Opens, clicks and spam "
-    "reports are known of email only, replies of SMS only, so their goals count that channel alone.",
+    "reports are known of email only, and reply_rate is of SMS only, so their goals count that channel alone.",
     "Opens and clicks are people's. What a machine did is counted apart: the provider or the program's own name says "
     "so, several links were clicked in the same second, or one within five seconds of the delivery.",
     "A conversion counts once per person, if it came after their first accepted message and within the goal's time, "

@@ -40,6 +40,7 @@ def voices(items: Sequence[Item], *, run_key: str, zone: str) -> list[Section]:
                     for item in items
                 ),
             ),
+            folded=len(items) > 12,
         )
     ]
 

@@ -304,3 +304,34 @@ def test_a_link_says_until_when_it_is_good(world, settings) -> None:
     link = open_link(world.store.keyring, token)
     assert link is not None
     assert (link.run_id, link.is_over) == (world.run_id, False)
+
+
+@pytest.mark.parametrize("when", ["replied(welcome)", "not replied(welcome)"])
+def test_a_step_that_asks_for_answers_by_mail_is_refused_where_nothing_takes_them(rehearse, when) -> None:
+    here = rehearse(crowd(1))
+    plan = PAIR.replace("content: nudge,", f"content: nudge, when: {when},")
+    with pytest.raises(InputError, match=r"sequence\[1\]\.when: replied\(welcome\): answers by mail"):
+        here.start(plan)
+    email = here.settings.email.model_copy(update={"inbound_domain": "reply.sender.example.com"})
+    here.start(plan, settings=here.settings.model_copy(update={"email": email}))
+
+
+def test_whoever_answers_by_mail_gets_no_follow_up_on_silence_and_an_absence_note_changes_nothing(rehearse) -> None:
+    here = rehearse(crowd(3))
+    settings = here.settings.model_copy(
+        update={"email": here.settings.email.model_copy(update={"inbound_domain": "reply.sender.example.com"})}
+    )
+    running = here.ready(PAIR.replace("content: nudge,", "content: nudge, when: replied(welcome),"), settings=settings)
+    here.send_due(running)
+    here.deliver_all()
+    world = World(store=here.store, run_id=running.run.run_id, people=3, start=here.store.clock.now())
+    mailed(world, "It works", to=reply_to(world, 1))
+    mailed(world, "Absent", to=reply_to(world, 2), headers="Auto-Submitted: auto-replied")
+    here.jump(days=1)
+    running.gather()
+    here.send_due(running)
+    assert {ref.seq: row.state for ref, row in here.rows().items() if ref.step_no == 2} == {
+        1: "accepted",
+        2: "not_needed",
+        3: "not_needed",
+    }
