@@ -114,8 +114,12 @@ class TextStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboundText:
-    """A text that somebody wrote to our number, as the provider keeps it."""
+    """A text that somebody wrote to our number, as the provider keeps it.
+
+    `at` is when it had it, on our clock: to the second, and never much later than it was.
+    """
 
     provider_id: str
+    at: datetime
     sender: str = field(repr=False)
     body: str = field(repr=False)

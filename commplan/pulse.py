@@ -18,17 +18,16 @@ from sqlalchemy import Connection, func, select
 from commplan.beside import beside
 from commplan.channels.base import Gateways
 from commplan.envelope import EventHook
-from commplan.errors import CommplanError, DeliveryError, InputError, UnreadableError
+from commplan.errors import CommplanError, DeliveryError, InputError
 from commplan.ids import RunId
 from commplan.ledger import feed
 from commplan.ledger.need import need_of
 from commplan.ledger.run import plan_of
-from commplan.receipts import twilio
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.store.tables import feed_beats, messages, receipts, runs
-from commplan.terms import Channel, MessageState, ReceiptKind, RunState
-from commplan.tracking import BEAT, PostKind, append
+from commplan.store.tables import feed_beats, messages, runs
+from commplan.terms import Channel, MessageState, RunState
+from commplan.tracking import BEAT, append_listed
 
 _LOG = logging.getLogger("commplan.pulse")
 
@@ -98,9 +97,9 @@ def beat(store: Store, settings: Settings, gateways: Callable[[], Gateways]) -> 
             else:
                 _ask_twilio(store, gateways(), nonce, since=max(filter(None, (earlier, demand.since))))
         except DeliveryError as error:
-            feed.describe(store, nonce, failure=error.reason)
+            feed.asked(store, nonce, failure=error.reason)
         except CommplanError as error:
-            feed.describe(store, nonce, failure=str(error))
+            feed.asked(store, nonce, failure=str(error))
     pause = min((demand.every for demand in wanted.values()), default=timedelta(days=365_000))
     return min(_LONGEST, max(_SHORTEST, pause.total_seconds() / store.clock.factor / 4))
 
@@ -118,10 +117,12 @@ def _ask_sendgrid(store: Store, settings: Settings, gateways: Gateways, nonce: s
     url = settings.public_url.rstrip("/") + EVENTS_PATH
     hook = hook_at(gateways.email.event_hooks(), url)
     if hook is None:
-        feed.describe(store, nonce, missing=EVENTS, failure=f"no event webhook of the account posts to {url}")
+        feed.describe(store, nonce, missing=EVENTS)
+        feed.asked(store, nonce, failure=f"no event webhook of the account posts to {url}")
         return
     feed.describe(store, nonce, missing=missing_events(hook))
     gateways.email.test_hook(hook.hook_id, f"{url}?{urlencode({BEAT: nonce})}")
+    feed.asked(store, nonce)
 
 
 def hook_at(hooks: Sequence[EventHook], url: str) -> EventHook | None:
@@ -145,26 +146,7 @@ def missing_events(hook: EventHook) -> list[str]:
 
 
 def _ask_twilio(store: Store, gateways: Gateways, nonce: str, *, since: datetime) -> None:
-    found = gateways.sms.received(since)
-    forms: dict[str, bytes] = {}
-    for text in found:
-        form = {"MessageSid": text.provider_id, "From": text.sender, "Body": text.body}
-        body = urlencode(form, errors="replace").encode("ascii")
-        try:
-            told = twilio.parse_inbound(twilio.read_form(body))
-        except UnreadableError:
-            continue
-        # The list comes without the order in which things were said, and a STOP may be newer than this START.
-        if told.kind is not ReceiptKind.OPTED_IN:
-            forms[told.key] = body
-    with store.read() as connection:
-        keys, known = list(forms), set[str]()
-        for at in range(0, len(keys), 500):
-            part = receipts.c.receipt_key.in_(keys[at : at + 500])
-            known.update(connection.execute(select(receipts.c.receipt_key).where(part)).scalars())
-    for key in keys:
-        if key not in known:
-            append(store, kind=PostKind.TWILIO_INBOUND, query={}, body=forms[key])
+    append_listed(store, gateways.sms.received(since))
     # Whatever was missing waits in the inbox by now, which the proof looks at as well.
     with store.write() as connection:
         feed.hear(connection, nonce, store.clock.now())

@@ -92,6 +92,8 @@ def execute(running: Campaign) -> None:
         if due is None and running.standstill() is not None:
             continue
         wait_until(clock, due.at if due else running.evaluation_time(), tell=tell)
+        if due is not None and wait_for_feed(running, due.steps):
+            continue
         known = (due is not None and due.steps == (1,)) or brought_in(running)
         if due is None and running.next_due() is None:
             break
@@ -99,10 +101,24 @@ def execute(running: Campaign) -> None:
             wait_until(clock, clock.now() + SOURCE_PATIENCE, tell=tell)
             continue
         for step_no in due.steps if due else ():
-            if (held := running.hold_back(step_no)) is not None:
-                (get_run_logger().info if held.closed is None else get_run_logger().warning)("%s", held)
+            hold_back(running, step_no)
             with hands.lent(running, step_no), gathering(running, step_no):
                 send(running, step_no)
+
+
+def wait_for_feed(running: Campaign, steps: tuple[int, ...]) -> bool:
+    """Hold what waits for its feed, before anybody's database is asked about it; tell whether that was all."""
+    work.apply_receipts(running.store)
+    held = [hold_back(running, step_no, gathered=False) for step_no in steps]
+    return any(held) and not any(running.senders(step_no) for step_no in steps)
+
+
+def hold_back(running: Campaign, step_no: int, *, gathered: bool = True) -> bool:
+    """Hold what is due of a step and rests on silence that is not proven; tell whether there was any."""
+    held = running.hold_back(step_no, gathered=gathered)
+    if held is not None:
+        (get_run_logger().info if held.closed is None else get_run_logger().warning)("%s", held)
+    return held is not None
 
 
 def goes_on(running: Campaign) -> bool:

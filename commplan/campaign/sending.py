@@ -39,12 +39,13 @@ class Sending(Occurrence):
             self.tell_owner(f"{self.run.run_key} is held", f"{reason}; commplan resume {self.run.run_key}")
         return due
 
-    def hold_back(self, step_no: int) -> Hold | None:
+    def hold_back(self, step_no: int, *, gathered: bool = True) -> Hold | None:
         """Hold what is due of a step if it rests on a silence that is not proven; None if nothing is held.
 
-        The owner is told once that the feed is closed for the step.
+        Not `gathered`: only while its feed is closed, so that nobody is asked for people who have to wait anyway. The
+        owner is told once that the feed is closed for the step.
         """
-        held = hold.hold_back(self.store, self.run.run_id, step_no)
+        held = hold.hold_back(self.store, self.run.run_id, step_no, gathered=gathered)
         if held is not None and held.news:
             decide = f"commplan feed {self.run.run_key} {held.step} go"
             self.tell_owner(f"{self.run.run_key}: {held.step} waits", f"{held}; or decide: {decide}")

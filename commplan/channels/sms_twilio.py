@@ -171,11 +171,19 @@ class TwilioGateway:
         # By the day: the documents promise no more of this filter.
         day = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
         found: list[InboundText] = []
+        asked = datetime.now(UTC)
         try:
-            page, pages = self._messages.page(to=self._from, date_sent_after=day, page_size=PAGE_SIZE), 1
-            while page is not None:
+            first = self._messages.page_with_http_info(to=self._from, date_sent_after=day, page_size=PAGE_SIZE)
+            provider_time = http_date(first.headers.get("date", ""))
+            page, pages = first.data, 1
+            while page is not None and provider_time is not None:
                 found += [
-                    InboundText(provider_id=str(row.sid), sender=row.from_ or "", body=row.body or "")
+                    InboundText(
+                        provider_id=str(row.sid),
+                        at=(row.date_sent or row.date_created).astimezone(UTC) - (provider_time - asked),
+                        sender=row.from_ or "",
+                        body=row.body or "",
+                    )
                     for row in page
                     if row.direction == "inbound"
                 ]
@@ -184,6 +192,8 @@ class TwilioGateway:
                     raise ValueError
         except (ValueError, KeyError, AttributeError, TypeError, TwilioException):
             raise UnknownError("Twilio's answer is not the list it documents") from None
+        if provider_time is None:
+            raise UnknownError("Twilio's answer does not say when it was given")
         return tuple(found)
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    FromClause,
     Select,
     and_,
     bindparam,
@@ -51,6 +52,8 @@ _FLOOR = 0.5
 _UPKEEP = 150.0
 #: Machine seconds in which a heartbeat comes back, or is missing; and after which one that came is no proof any more.
 _PATIENCE, _TOO_LATE = 10.0, 60.0
+#: Noted with a heartbeat until it is certain that the provider was asked for it: its asker may die on the way.
+_BEING_ASKED = "who was to ask for it ended before the provider answered"
 #: Later than any clock of ours may be ahead.
 _AHEAD = timedelta(days=365)
 
@@ -130,12 +133,10 @@ def read(
         "pending": now - rhythm.patience,
         "too_late": rhythm.too_late // micros,
         "apart": rhythm.apart // micros,
+        "ahead": now + _AHEAD,
     }
     turns = connection.execute(search.turns, asked).all()
-    waits = connection.execute(search.waits, asked).scalar_one()
-    found = connection.execute(search.last, asked | {"before": now + _AHEAD if waits is None else waits})
-    last = found.scalar_one_or_none()
-    newest = connection.execute(search.newest, asked).scalar_one_or_none()
+    newest = connection.execute(search.newest, asked).one()
 
     gaps: list[Gap] = []
     start: datetime | None = None
@@ -148,11 +149,20 @@ def read(
             off |= {event for event in events if turn.is_lost and event in json.loads(turn.missing)}
             continue
         if missing_since is None:
+            if turn.before is None and turn.sent_at - since <= rhythm.apart:
+                # Nothing went out before: a first heartbeat that late is as good as two so far apart.
+                continue
             start = turn.before
         gaps.append(Gap(start=start, end=turn.sent_at, lost=tuple(sorted(off))))
         missing_since, start = None, None
         off.clear()
-    return Feed(last=last, gaps=tuple(gaps), missing_since=missing_since, lost=tuple(sorted(off)), failure=newest)
+    return Feed(
+        last=newest.last,
+        gaps=tuple(gaps),
+        missing_since=missing_since,
+        lost=tuple(sorted(off)),
+        failure=newest.failure,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,12 +170,11 @@ class _Search:
     """How to read a feed, built once for the events that matter; the look reads it for every batch.
 
     Parameters: `channel`, `since`, `pending` (what was asked for later may still be heard), `too_late` and `apart` in
-    microseconds; for `last` also `before`. `turns` are heartbeats at which the feed becomes proven, or stops to be.
+    microseconds, `ahead` (later than any heartbeat). `turns` are heartbeats at which the feed becomes proven, or stops
+    to be; `newest` is one row: the `last` that was heard before any that may still be, and the latest `failure`.
     """
 
     turns: Select[Any]
-    waits: Select[Any]
-    last: Select[Any]
     newest: Select[Any]
 
 
@@ -173,12 +182,12 @@ class _Search:
 def _search(events: frozenset[str]) -> _Search:
     beats = feed_beats.c
     sent, heard = type_coerce(beats.sent_at, BigInteger), type_coerce(beats.heard_at, BigInteger)
-    missing = func.coalesce(beats.missing, "")
-    is_lost = case((or_(false(), *(missing.like(f'%"{event}"%') for event in sorted(events))), 1), else_=0)
+    # Hardly ever is anything missing: to look for it in every row would be most of what this costs.
+    named = or_(false(), *(beats.missing.like(f'%"{event}"%') for event in sorted(events)))
+    is_lost = case((and_(beats.missing.is_not(None), named), 1), else_=0)
     in_time = heard - sent <= bindparam("too_late", type_=BigInteger())
     good = case((and_(heard.is_not(None), in_time, is_lost == 0), 1), else_=0)
-    pending = and_(beats.heard_at.is_(None), beats.failure.is_(None), beats.sent_at > _moment("pending"))
-    mine = and_(beats.channel == bindparam("channel"), beats.sent_at >= _moment("since"))
+    pending, mine = _pending(feed_beats), _mine(feed_beats)
     # What could not be asked says nothing, unless it was found out that nothing would be told.
     known = and_(mine, ~pending, or_(beats.failure.is_(None), is_lost == 1))
     beat = (
@@ -196,15 +205,25 @@ def _search(events: frozenset[str]) -> _Search:
     pause = type_coerce(beat.c.sent_at, BigInteger) - type_coerce(beat.c.before, BigInteger)
     far = pause > bindparam("apart", type_=BigInteger())
     turn = or_(beat.c.good == 0, beat.c.before.is_(None), beat.c.before_good == 0, far)
+    others = feed_beats.alias("others")
+    waits = select(func.min(others.c.sent_at)).where(_mine(others), _pending(others)).scalar_subquery()
+    before = func.coalesce(waits, _moment("ahead"))
+    last = select(beats.sent_at).where(known, good == 1, beats.sent_at < before).order_by(beats.sent_at.desc()).limit(1)
+    failure = select(beats.failure).where(mine, ~pending).order_by(beats.sent_at.desc()).limit(1)
     return _Search(
         turns=select(beat).where(turn).order_by(beat.c.sent_at),
-        waits=select(func.min(beats.sent_at)).where(mine, pending),
-        last=select(beats.sent_at)
-        .where(known, good == 1, beats.sent_at < _moment("before"))
-        .order_by(beats.sent_at.desc())
-        .limit(1),
-        newest=select(beats.failure).where(mine, ~pending).order_by(beats.sent_at.desc()).limit(1),
+        newest=select(last.scalar_subquery().label("last"), failure.scalar_subquery().label("failure")),
     )
+
+
+def _mine(of: FromClause) -> ColumnElement[bool]:
+    return and_(of.c.channel == bindparam("channel"), of.c.sent_at >= _moment("since"))
+
+
+def _pending(of: FromClause) -> ColumnElement[bool]:
+    """Return the SQL for: a heartbeat may still be heard."""
+    unsaid = or_(of.c.failure.is_(None), of.c.failure == _BEING_ASKED)
+    return and_(of.c.heard_at.is_(None), unsaid, of.c.sent_at > _moment("pending"))
 
 
 def _moment(name: str) -> ColumnElement[datetime]:
@@ -212,33 +231,47 @@ def _moment(name: str) -> ColumnElement[datetime]:
 
 
 def ask(store: Store, channel: Channel, *, every: timedelta) -> str | None:
-    """Note that a heartbeat is asked for and return its secret name; None if one was `every` ago or less.
+    """Note that a heartbeat is to be asked for and return its secret name; None if one was `every` ago or less.
 
-    Own transaction: of several processes one asks.
+    One that failed is no reason to wait so long for the next. Until `asked`, or `hear`, it says nothing about the
+    feed, so that who ends in between leaves no gap. Own transaction: of several processes one asks.
     """
-    nonce, now = secrets.token_urlsafe(24), store.clock.now()
+    nonce, now, beats = secrets.token_urlsafe(24), store.clock.now(), feed_beats.c
+    says = or_(beats.failure.is_(None), beats.missing.is_not(None))
+    again = min(every, timedelta(seconds=_PATIENCE * store.clock.factor))
     with store.write() as connection:
-        last = connection.execute(
-            select(func.max(feed_beats.c.sent_at)).where(feed_beats.c.channel == channel)
-        ).scalar_one()
-        if last is not None and now - every < last:
+        if connection.execute(
+            select(beats.sent_at)
+            .where(beats.channel == channel, or_(and_(says, beats.sent_at > now - every), beats.sent_at > now - again))
+            .limit(1)
+        ).first():
             return None
-        connection.execute(insert(feed_beats).values(nonce_key=_key(nonce), channel=channel, sent_at=now))
+        connection.execute(
+            insert(feed_beats).values(nonce_key=_key(nonce), channel=channel, sent_at=now, failure=_BEING_ASKED)
+        )
     return nonce
 
 
-def describe(store: Store, nonce: str, *, missing: Sequence[str] = (), failure: str | None = None) -> None:
-    """Note what was found out when a heartbeat was asked for: events that are off, and why it could not be sent.
-
-    Own transaction; the heartbeat counts from now on.
-    """
+def describe(store: Store, nonce: str, *, missing: Sequence[str] = ()) -> None:
+    """Note which events were found to be off before a heartbeat is asked for. Own transaction; it counts from now."""
     with store.write() as connection:
         connection.execute(
             update(feed_beats)
             .where(feed_beats.c.nonce_key == _key(nonce))
-            .values(
-                sent_at=store.clock.now(), missing=json.dumps(sorted(missing)) if missing else None, failure=failure
-            )
+            .values(sent_at=store.clock.now(), missing=json.dumps(sorted(missing)) if missing else None)
+        )
+
+
+def asked(store: Store, nonce: str, *, failure: str | None = None) -> None:
+    """Note that the provider was asked for a heartbeat, or why it could not be. Own transaction.
+
+    One that was heard by now needs neither.
+    """
+    with store.write() as connection:
+        connection.execute(
+            update(feed_beats)
+            .where(feed_beats.c.nonce_key == _key(nonce), feed_beats.c.heard_at.is_(None))
+            .values(failure=failure)
         )
 
 
@@ -248,7 +281,7 @@ def hear(connection: Connection, nonce: str, at: datetime) -> bool:
         connection.execute(
             update(feed_beats)
             .where(feed_beats.c.nonce_key == _key(nonce), feed_beats.c.heard_at.is_(None))
-            .values(heard_at=at)
+            .values(heard_at=at, failure=None)
         ).rowcount
     )
 

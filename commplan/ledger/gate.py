@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, or_, select
 
 from commplan.clock import Clock
 from commplan.ids import RunId
@@ -47,8 +47,13 @@ class Proof:
     again: datetime
 
 
-def prove(connection: Connection, plan: Plan, run_id: RunId, step_no: int, clock: Clock) -> Proof | None:
-    """Return whose silence is proven at this moment, for a step; None for a step that does not rest on silence."""
+def prove(
+    connection: Connection, plan: Plan, run_id: RunId, step_no: int, clock: Clock, *, gathered: bool = True
+) -> Proof | None:
+    """Return whose silence is proven at this moment, for a step; None for a step that does not rest on silence.
+
+    Not `gathered`: as if conversions had just been asked for, to know whether asking is worth it.
+    """
     need = need_of(plan, step_no)
     if need is None:
         return None
@@ -62,20 +67,23 @@ def prove(connection: Connection, plan: Plan, run_id: RunId, step_no: int, clock
     parts = [
         *_of_feeds(connection, need, run_id, times, now),
         *_of_inbox(connection, need, times, now),
-        *_of_conversions(connection, need, run_id, clock),
+        *(_of_conversions(connection, need, run_id, clock) if gathered else ()),
     ]
     return Proof(
         until=min((part.until for part in parts), default=now),
         since=max((part.since for part in parts), default=_NEVER),
         released=released,
         closed="; ".join(part.why for part in parts if part.why) or None,
-        again=now + max(times.every, *(part.later for part in parts)),
+        again=now + (max((part.later for part in parts), default=timedelta(0)) or times.every),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """What one source of knowledge proves, as in `Proof`; `why` it proves no more, and how much `later` to look."""
+    """What one source of knowledge proves, as in `Proof`; `why` it proves no more.
+
+    `later`: until that may have changed, where it does not change with a heartbeat.
+    """
 
     until: datetime
     since: datetime = _NEVER
@@ -83,8 +91,23 @@ class _Part:
     later: timedelta = timedelta(0)
 
 
+# The look asks for every batch, so each of these is built once.
+_FIRST = select(runs.c.first_accepted_at).where(runs.c.run_id == bindparam("of_run"))
+_UNAPPLIED = select(func.min(inbox.c.received_at)).where(inbox.c.applied_at.is_(None))
+#: When each conversion was last asked for with success, and without.
+_GATHERED = (
+    select(
+        gatherings.c.name,
+        func.max(case((gatherings.c.succeeded, gatherings.c.at)), type_=UtcDateTime()).label("good"),
+        func.max(case((~gatherings.c.succeeded, gatherings.c.at)), type_=UtcDateTime()).label("bad"),
+    )
+    .where(gatherings.c.run_id == bindparam("of_run"))
+    .group_by(gatherings.c.name)
+)
+
+
 def _of_feeds(connection: Connection, need: Need, run_id: RunId, times: Rhythm, now: datetime) -> Iterator[_Part]:
-    first = connection.execute(select(runs.c.first_accepted_at).where(runs.c.run_id == run_id)).scalar_one()
+    first = connection.execute(_FIRST, {"of_run": run_id}).scalar_one()
     begun = first or now
     for channel in sorted(need.steps):
         found = feed.read(connection, channel, since=begun, events=need.events_on(channel), rhythm=times, now=now)
@@ -93,13 +116,11 @@ def _of_feeds(connection: Connection, need: Need, run_id: RunId, times: Rhythm, 
         yield _Part(until=proven, why=silent)
         if channel is Channel.EMAIL:
             # A poll of Twilio's list brings in whatever was missed; SendGrid's posts are only repeated for a while.
-            since, why = _after_gaps(found.gaps, begun=begun, now=now)
-            yield _Part(until=now, since=since, why=why, later=timedelta(0) if why is None else LOOK_LATER)
+            yield _of_gaps(found.gaps, begun=begun, now=now)
 
 
 def _of_inbox(connection: Connection, need: Need, times: Rhythm, now: datetime) -> Iterator[_Part]:
-    oldest = select(func.min(inbox.c.received_at)).where(inbox.c.applied_at.is_(None))
-    since = connection.execute(oldest).scalar_one() if need.steps else None
+    since = connection.execute(_UNAPPLIED).scalar_one() if need.steps else None
     if since is not None:
         late = since < now - times.apart
         why = f"what was received at {_when(since)} is not applied yet; see the log of commplan serve"
@@ -108,8 +129,11 @@ def _of_inbox(connection: Connection, need: Need, times: Rhythm, now: datetime) 
 
 def _of_conversions(connection: Connection, need: Need, run_id: RunId, clock: Clock) -> Iterator[_Part]:
     fresh = clock.now() - max(FRESH, timedelta(seconds=_FRESH_FLOOR * clock.factor))
+    asked = connection.execute(_GATHERED, {"of_run": run_id}).all() if need.conversions else ()
+    found = {row.name: (row.good, row.bad) for row in asked}
     for name in sorted(need.conversions):
-        at, failing = _gathered(connection, run_id, name)
+        at, bad = found.get(name, (None, None))
+        failing = bad is not None and (at is None or bad > at)
         said = f"the query of conversions.{name} is not answered" + ("" if at is None else f" since {_when(at)}")
         yield _Part(
             until=_NEVER if at is None or at < fresh else at,
@@ -139,9 +163,9 @@ def _because(found: Feed) -> str:
     return f" ({found.failure})" if found.failure is not None else ""
 
 
-def _after_gaps(gaps: Collection[Gap], *, begun: datetime, now: datetime) -> tuple[datetime, str | None]:
+def _of_gaps(gaps: Collection[Gap], *, begun: datetime, now: datetime) -> _Part:
     """Return after when an earlier message must have gone out so that no gap matters to it, and the gap that does."""
-    bound, because = _NEVER, None
+    bound, because, later = _NEVER, None, timedelta(0)
     for gap in gaps:
         heals = gap.heals()
         if heals is not None and heals <= now:
@@ -151,8 +175,9 @@ def _after_gaps(gaps: Collection[Gap], *, begun: datetime, now: datetime) -> tup
             after = gap.end
         if after > begun and after >= bound:
             because = _about(gap, heals, now)
+            later = LOOK_LATER if heals is None or heals <= now else min(LOOK_LATER, heals - now)
         bound = max(bound, after)
-    return bound, because
+    return _Part(until=now, since=bound, why=because, later=later)
 
 
 def _about(gap: Gap, heals: datetime | None, now: datetime) -> str:
@@ -163,16 +188,6 @@ def _about(gap: Gap, heals: datetime | None, now: datetime) -> str:
     if heals <= now:
         return f"SendGrid was not heard {span}, longer than it repeats what it has to tell"
     return f"SendGrid was not heard {span}; what that kept back may come until {_when(heals)}"
-
-
-def _gathered(connection: Connection, run_id: RunId, name: str) -> tuple[datetime | None, bool]:
-    """Return when a conversion was last asked for with success, and whether the last attempt failed."""
-    mine = and_(gatherings.c.run_id == run_id, gatherings.c.name == name)
-    good = connection.execute(select(func.max(gatherings.c.at)).where(mine, gatherings.c.succeeded)).scalar_one()
-    last = connection.execute(
-        select(gatherings.c.succeeded).where(mine).order_by(gatherings.c.at.desc()).limit(1)
-    ).scalar_one_or_none()
-    return good, last is False or last == 0
 
 
 def _when(moment: datetime) -> str:

@@ -42,17 +42,19 @@ class Hold:
         return f"{self.step}: {self.waiting:,} messages to people who are silent wait: {why}"
 
 
-def hold_back(store: Store, run_id: RunId, step_no: int) -> Hold | None:
+def hold_back(store: Store, run_id: RunId, step_no: int, *, gathered: bool = True) -> Hold | None:
     """Make what is due of a step due later if its silence is not proven; None if there is none of that.
+
+    Not `gathered`: before conversions are asked for, and so only what waits whatever they say.
 
     Short transactions of its own, each over a range of recipients. Whose condition does not hold is left alone. The
     first time that the feed is closed for a step is noted in the audit, and the first time that it is open again.
     """
     with store.read() as connection:
         plan = plan_of(connection, run_id)
-        proof = prove(connection, plan, run_id, step_no, store.clock)
+        proof = prove(connection, plan, run_id, step_no, store.clock, gathered=gathered)
     step = plan.sequence[step_no - 1]
-    if proof is None or step.condition is None:
+    if proof is None or step.condition is None or not (gathered or proof.closed):
         return None
     now = store.clock.now()
     held = reschedule(

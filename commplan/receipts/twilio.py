@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
 from itertools import product
 from urllib.parse import parse_qsl
 
@@ -135,6 +137,18 @@ def parse_inbound(form: Form) -> Receipt:
         address=sender,
         text=body,
     )
+
+
+def parse_listed(form: Form) -> Receipt:
+    """Return what a person wrote, as Twilio's list shows it: the fact that `parse_inbound` returns, with its time.
+
+    `At` is in ISO 8601. UnreadableError as there, or without such a time.
+    """
+    try:
+        at = datetime.fromisoformat(form.one("At"))
+    except ValueError:
+        raise UnreadableError("a listed message tells no time") from None
+    return replace(parse_inbound(form), at=at)
 
 
 def judge(body: str) -> Kind:

@@ -60,6 +60,7 @@ def create_app(config: SandboxConfig) -> Starlette:
         feed=feed,
         callbacks=callbacks,
         parse=parse,
+        handsets=handsets,
         visitor=visitor,
     )
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from commplan.sandbox.config import SandboxConfig
 from commplan.sandbox.fault import Faults
+from commplan.sandbox.handset import Handsets
 from commplan.sandbox.parse import ParseHook
 from commplan.sandbox.schedule import Schedule
 from commplan.sandbox.switches import Fault
@@ -40,6 +41,7 @@ class Console:
         feed: EventFeed,
         callbacks: Callbacks,
         parse: ParseHook,
+        handsets: Handsets,
         visitor: Visitor,
     ) -> None:
         self._config = config
@@ -49,6 +51,7 @@ class Console:
         self._feed = feed
         self._callbacks = callbacks
         self._parse = parse
+        self._handsets = handsets
         self._visitor = visitor
 
     def routes(self) -> list[Route]:
@@ -60,6 +63,7 @@ class Console:
             Route("/sandbox/messages/{provider_id}", self._message, methods=["GET"]),
             Route("/sandbox/faults", self._ask_fault, methods=["POST"]),
             Route("/sandbox/feed", self._cut_feed, methods=["POST"]),
+            Route("/sandbox/texts", self._write, methods=["POST"]),
         ]
 
     async def _health(self, request: Request) -> Response:
@@ -129,6 +133,18 @@ class Console:
         if not isinstance(down, bool):
             return JSONResponse({"error": "say whether the feed is down", "expected": {"down": True}}, status_code=400)
         self._feed.is_down = self._callbacks.is_down = self._parse.is_down = down
+        return Response(status_code=204)
+
+    async def _write(self, request: Request) -> Response:
+        try:
+            asked = json.loads(await request.body())
+            number, to, body = (asked[name] for name in ("from", "to", "body"))
+        except (ValueError, KeyError, TypeError):
+            number = to = body = None
+        if not (isinstance(number, str) and isinstance(to, str) and isinstance(body, str)):
+            expected = {"from": "+12025550123", "to": "the sender's number", "body": "STOP"}
+            return JSONResponse({"error": "not a text that somebody can write", "expected": expected}, status_code=400)
+        self._handsets.write(number, to, body)
         return Response(status_code=204)
 
 

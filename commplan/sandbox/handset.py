@@ -180,11 +180,11 @@ class Handsets:
                     await self._visitor.set_up(url, partial(self._truth.note, text, "converted"))
             case Deed.REPLY:
                 self._truth.note(text, "replied", moment)
-                self._reply(text, person.reply(text.nth, language), moment)
+                self.write(text.to, text.sender, person.reply(text.nth, language), moment, text.service)
             case Deed.STOP:
                 self._truth.note(text, "replied", moment)
                 self._truth.note(text, "opted_out", moment)
-                self._reply(text, person.stop_word(text.nth, language), moment)
+                self.write(text.to, text.sender, person.stop_word(text.nth, language), moment, text.service)
             case _:
                 pass  # the other deeds are of mailboxes, or leave no trace
 
@@ -209,20 +209,22 @@ class Handsets:
             params["ErrorMessage"] = text.error[1]
         self._callbacks.call(text.callback, params)
 
-    def _reply(self, text: Text, words: str, moment: float) -> None:
+    def write(self, number: str, to: str, words: str, moment: float | None = None, service: str | None = None) -> None:
+        """Let the person at a number write to one of ours, now if no `moment` is told."""
+        moment = self._now() if moment is None else moment
         sid = "SM" + secrets.token_hex(16)
         inbound = Text(
             channel=Channel.SMS,
             provider_id=sid,
             request_id=sid,
-            to=text.sender,
+            to=to,
             args={},
             nth=0,
             status="received",
             accepted_at=moment,
             updated_at=moment,
-            sender=text.to,
-            service=text.service,
+            sender=number,
+            service=service,
             body=words,
             num_parts=parts(words),
             callback=None,
@@ -237,17 +239,17 @@ class Handsets:
             "SmsMessageSid": sid,
             "SmsStatus": "received",
             "AccountSid": self._config.account_sid,
-            "From": text.to,
-            "To": text.sender,
+            "From": number,
+            "To": to,
             "Body": words,
             "NumMedia": "0",
             "NumSegments": str(inbound.num_parts),
             "ApiVersion": "2010-04-01",
         }
-        if text.service:
-            params["MessagingServiceSid"] = text.service
+        if service:
+            params["MessagingServiceSid"] = service
         word = words.strip().upper()
-        pair = (text.service or text.sender, text.to)
+        pair = (service or to, number)
         if word in STOP_WORDS:
             self.stopped.add(pair)
         elif word in START_WORDS:

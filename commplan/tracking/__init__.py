@@ -4,7 +4,7 @@ Never guesses: what cannot be placed is kept or counted, and an opt-out is honou
 """
 
 from commplan.tracking.backlog import Backlog, backlog
-from commplan.tracking.inbox import BEAT, Applied, PostKind, append, apply_inbox, waiting
+from commplan.tracking.inbox import BEAT, Applied, PostKind, append, append_listed, apply_inbox, waiting
 from commplan.tracking.page import (
     MAX_TEXT,
     SCALES,
@@ -39,6 +39,7 @@ __all__ = [
     "answer_invitation",
     "answer_survey",
     "append",
+    "append_listed",
     "apply_inbox",
     "backlog",
     "choose",

@@ -42,9 +42,11 @@ DEAD_ADDRESS: Mapping[tuple[ReceiptKind, str | None], Reason] = {
 }
 #: What the record calls a text that may ask us to stop; its plan's owner is told of it.
 OBJECTION = "keyword inside a text"
-#: A provider gives a post up after this much machine time. Texts tell no time of their own, so a START that arrives
-#: within it of a STOP may have been written before it: the opt-out wins.
+#: A provider gives a post up after this much machine time. A posted text tells no time of its own, so a START that
+#: arrives within it of a STOP may have been written before it: the opt-out wins.
 _RETRIES_END = timedelta(seconds=15)
+#: A listed text tells its time, to the second and on another clock: what is closer to it may have been before it.
+TOLD_TO = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +200,7 @@ def _follow_inbound(store: Store, connection: Connection, fact: Fact, addressee:
         else:
             # A number speaks for everybody who has it: for the person of its newest message, and whoever stopped here.
             stopped = spoke_from(connection, channel=Channel.SMS, address_key=key, reason=Reason.STOP)
+            perhaps = TOLD_TO if receipt.at is not None else _RETRIES_END * store.clock.factor
             lift(
                 connection,
                 channel=Channel.SMS,
@@ -206,7 +209,7 @@ def _follow_inbound(store: Store, connection: Connection, fact: Fact, addressee:
                 scope=SCOPE_ALL,
                 reason=Reason.STOP,
                 source=source,
-                at=fact.at - _RETRIES_END * store.clock.factor,
+                at=fact.at - perhaps,
             )
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from urllib.parse import urlencode
 
 from sqlalchemy import BigInteger, Connection, Integer, and_, func, insert, or_, select, text, update
 
+from commplan.envelope import InboundText
 from commplan.errors import UnreadableError
 from commplan.ledger import facts as ledger
 from commplan.ledger import feed
@@ -23,7 +25,7 @@ from commplan.receipts import mail, sendgrid, twilio
 from commplan.receipts.base import Parsed
 from commplan.store import Store
 from commplan.store.given import given
-from commplan.store.tables import inbox
+from commplan.store.tables import inbox, receipts
 from commplan.store.types import machine_now
 from commplan.terms import ReceiptKind
 from commplan.tracking.consequence import follow
@@ -48,6 +50,8 @@ class PostKind(StrEnum):
     TWILIO_STATUS = "twilio.status"
     TWILIO_INBOUND = "twilio.inbound"
     SENDGRID_INBOUND = "sendgrid.inbound"
+    #: A text that nobody posted to us: it was found in Twilio's list, which tells its time.
+    TWILIO_LISTED = "twilio.listed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,37 @@ def append(store: Store, *, kind: PostKind, query: Mapping[str, str], body: byte
             .returning(inbox.c.inbox_id)
         ).scalar_one()
     return int(found)
+
+
+def append_listed(store: Store, texts: Iterable[InboundText]) -> int:
+    """Keep those texts of Twilio's list that nobody told us of, oldest first; return how many.
+
+    What was posted meanwhile and is not applied yet has been told. Each is durable by itself, as in `append`.
+    """
+    forms: dict[str, bytes] = {}
+    for one in sorted(texts, key=lambda one: one.at):
+        fields = {"MessageSid": one.provider_id, "From": one.sender, "Body": one.body, "At": one.at.isoformat()}
+        form = urlencode(fields, errors="replace").encode("ascii")
+        for receipt in _read(PostKind.TWILIO_LISTED, {}, form).receipts:
+            forms[receipt.key] = form
+    known = _told(store, list(forms))
+    new = [form for key, form in forms.items() if key not in known]
+    for form in new:
+        append(store, kind=PostKind.TWILIO_LISTED, query={}, body=form)
+    return len(new)
+
+
+def _told(store: Store, keys: Sequence[str]) -> set[str]:
+    """Return which facts are known, or wait to be applied; of the latter all texts."""
+    texts = inbox.c.kind.in_((PostKind.TWILIO_INBOUND, PostKind.TWILIO_LISTED))
+    with store.read() as connection:
+        # First what waits: it may be applied in between.
+        unread = connection.execute(select(inbox.c.kind, inbox.c.body).where(inbox.c.applied_at.is_(None), texts)).all()
+        found = {receipt.key for row in unread for receipt in _read(row.kind, {}, row.body).receipts}
+        for at in range(0, len(keys), 500):
+            part = receipts.c.receipt_key.in_(keys[at : at + 500])
+            found.update(connection.execute(select(receipts.c.receipt_key).where(part)).scalars())
+    return found
 
 
 def waiting(store: Store) -> int:
@@ -212,6 +247,8 @@ def _read(kind: str, query: Mapping[str, str], body: bytes) -> Parsed:
                 return Parsed(receipts=(twilio.parse_inbound(twilio.read_form(body)),))
             case PostKind.SENDGRID_INBOUND:
                 return Parsed(receipts=(mail.parse(body),))
+            case PostKind.TWILIO_LISTED:
+                return Parsed(receipts=(twilio.parse_listed(twilio.read_form(body)),))
     except UnreadableError:
         pass
     return Parsed(receipts=(), unreadable=1)
@@ -243,8 +280,10 @@ def _apply_posts(store: Store, connection: Connection, posts: Sequence[_Post]) -
             if ref is not None:
                 placed.append(Fact(receipt=receipt, ref=ref, at=at, received_at=post.received_at))
             elif receipt.text is not None:
-                place = place_mail if receipt.source == "sendgrid" else place_text
-                placed.append(place(store, connection, receipt, post.received_at))
+                if receipt.source == "sendgrid":
+                    placed.append(place_mail(store, connection, receipt, post.received_at))
+                else:
+                    placed.append(place_text(store, connection, receipt, at=at, received_at=post.received_at))
             else:
                 strays.append(as_stray(store, receipt, post.received_at))
     found = place_strays(connection, strays)

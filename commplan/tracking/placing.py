@@ -20,7 +20,7 @@ from commplan.store.given import given
 from commplan.store.tables import attempts, messages
 from commplan.suppression import suppress
 from commplan.terms import Channel, MessageState, Reason, ReceiptKind
-from commplan.tracking.consequence import DEAD_ADDRESS
+from commplan.tracking.consequence import DEAD_ADDRESS, TOLD_TO
 from commplan.tracking.sender import INFERRED, email_key, number_key
 
 #: A text answers the newest message that went to that number in this time.
@@ -41,7 +41,7 @@ _ON_ITS_WAY = (
 )
 
 
-def place_text(store: Store, connection: Connection, receipt: Receipt, received_at: datetime) -> Fact:
+def place_text(store: Store, connection: Connection, receipt: Receipt, *, at: datetime, received_at: datetime) -> Fact:
     """Return a person's text as a fact about the newest SMS that had gone to their number when they wrote.
 
     The moment a message was written to the wire counts, so that an answer that overtakes the provider's
@@ -58,15 +58,15 @@ def place_text(store: Store, connection: Connection, receipt: Receipt, received_
                 messages.c.address_key == key,
                 messages.c.channel == Channel.SMS,
                 messages.c.state.in_(_ON_ITS_WAY),
-                attempts.c.wire_at <= received_at,
-                attempts.c.wire_at >= received_at - REPLY_SPAN,
+                attempts.c.wire_at <= at + TOLD_TO,
+                attempts.c.wire_at >= at - REPLY_SPAN,
             )
             .order_by(attempts.c.wire_at.desc(), messages.c.run_id.desc(), messages.c.step_no.desc(), messages.c.seq)
             .limit(1)
         ).one_or_none()
     )
     ref = None if row is None else MessageRef(RunId(row.run_id), row.step_no, row.seq)
-    return Fact(receipt=receipt, ref=ref, at=received_at, received_at=received_at)
+    return Fact(receipt=receipt, ref=ref, at=at, received_at=received_at)
 
 
 def place_mail(store: Store, connection: Connection, receipt: Receipt, received_at: datetime) -> Fact:

@@ -14,17 +14,19 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import delete, insert, select, update
+from prefect.logging import disable_run_logger
+from sqlalchemy import delete, func, insert, select, update
 
 from commplan import campaign, pulse
 from commplan.errors import InputError
-from commplan.ledger import hold
+from commplan.ledger import feed, hold
 from commplan.ledger.decision import decide
-from commplan.store.tables import attempts, audit, conversions, feed_beats, inbox, messages, polls
+from commplan.store.tables import attempts, audit, conversions, feed_beats, gatherings, inbox, messages, polls
 from commplan.store.types import machine_now
 from commplan.terms import Channel, FeedDecision
 from commplan.tracking import PostKind, append
 from commplan.watch import gathering, watching
+from flows.campaign import wait_for_feed
 from tests.campaign.conftest import PAIR, PRIVATE, PUBLIC, Customer, Rehearsal, Role, crowd, until
 from tests.test_cli import ROOT, require, run
 from tests.test_notice import hearing
@@ -145,6 +147,96 @@ def test_a_time_in_which_nobody_asked_is_a_gap_too(rehearse):
     beats(here, -1, 5)
     beats(here, 5.9, 60)
     assert wakes(here, running, 25, 30, 35) == [0, 0, 2]
+
+
+def test_a_heartbeat_whose_asker_ended_before_it_could_ask_is_no_gap(rehearse):
+    here, running = unheard(rehearse)
+    beats(here, -1, 12)
+    at(here, 12.2)
+    assert feed.ask(here.store, Channel.EMAIL, every=TEN_MINUTES) is not None
+    beats(here, 12.3, 60)
+    assert wakes(here, running, 25) == [2]
+
+
+def test_a_heartbeat_that_was_asked_for_and_not_heard_is_a_gap(rehearse):
+    here, running = unheard(rehearse)
+    beats(here, -1, 12)
+    at(here, 12.2)
+    nonce = feed.ask(here.store, Channel.EMAIL, every=TEN_MINUTES)
+    assert nonce is not None
+    feed.asked(here.store, nonce)
+    beats(here, 12.3, 60)
+    assert wakes(here, running, 25) == [0]
+
+
+def test_a_first_heartbeat_that_could_not_be_asked_for_is_no_gap_if_one_soon_after_it_is_heard(rehearse):
+    here, running = unheard(rehearse)
+    nonce = feed.ask(here.store, Channel.EMAIL, every=TEN_MINUTES)
+    assert nonce is not None
+    feed.asked(here.store, nonce, failure="the provider is away")
+    beats(here, 0.3, 60)
+    assert wakes(here, running, 25) == [2]
+
+
+def test_a_first_heartbeat_long_after_the_first_message_leaves_a_gap(rehearse):
+    here, running = unheard(rehearse)
+    beats(here, 0.6, 60)
+    assert wakes(here, running, 25, 25.7) == [0, 2]
+
+
+def test_a_heartbeat_that_could_not_be_asked_for_is_asked_for_again_at_once_and_one_that_was_when_it_is_due(rehearse):
+    here, _ = unheard(rehearse)
+    for failure, again in (("the provider is away", True), (None, False)):
+        at(here, 1 if failure else 2)
+        nonce = feed.ask(here.store, Channel.EMAIL, every=TEN_MINUTES)
+        assert nonce is not None
+        feed.asked(here.store, nonce, failure=failure)
+        here.jump(minutes=1)
+        assert (feed.ask(here.store, Channel.EMAIL, every=TEN_MINUTES) is not None) is again
+
+
+def test_a_step_goes_on_as_soon_as_a_gap_is_over_and_not_only_at_the_next_hour(rehearse):
+    here, running = unheard(rehearse, SILENT.replace("not_after: P3D", "not_after: PT2H"))
+    beats(here, 0.6, 60)
+    at(here, 25.1)
+    assert "may come until 2026-12-02 03:36 UTC" in (follow_up(here, running) or "")
+    due = running.next_due()
+    assert due is not None
+    here.jump(seconds=(due.at - here.clock.now()).total_seconds())
+    assert follow_up(here, running) is None
+    assert texts(here) == 2
+
+
+def test_while_the_feed_is_closed_a_step_is_held_before_anybody_is_asked_about_its_people(rehearse):
+    here, running = unheard(rehearse, IDLE.replace("not converted(activated)", "not responded(welcome)"))
+    at(here, 25)
+    held = running.hold_back(2, gathered=False)
+    assert held is not None
+    assert (held.waiting, held.closed is not None, running.senders(2)) == (2, True, 0)
+
+
+def test_the_flow_asks_no_database_about_people_whose_feed_is_closed(rehearse):
+    here, running = unheard(rehearse, IDLE.replace("not converted(activated)", "not responded(welcome)"))
+    at(here, 25)
+    with disable_run_logger():
+        assert wait_for_feed(running, (2,))
+        beats(here, -1, 60)
+        at(here, 26.1)
+        assert not wait_for_feed(running, (2,))
+    with here.store.read() as connection:
+        gathered = connection.execute(select(func.max(gatherings.c.at))).scalar_one()
+    assert gathered == here.settings.clock.origin
+
+
+def test_a_step_whose_feed_is_heard_is_not_held_before_conversions_are_asked_for(rehearse):
+    here, running = unheard(rehearse, IDLE.replace("not converted(activated)", "not responded(welcome)"))
+    beats(here, -1, 60)
+    at(here, 25)
+    assert running.hold_back(2, gathered=False) is None
+    assert follow_up(here, running) is None
+    assert texts(here) == 0
+    running.gather(ask_source=False)
+    assert wakes(here, running, 25.3) == [2]
 
 
 def test_what_a_provider_no_longer_repeats_does_not_come_however_long_one_waits(rehearse):
@@ -295,6 +387,23 @@ def test_an_operator_lets_on_who_has_waited_until_now_and_nobody_else(rehearse):
     with here.store.read() as connection:
         said = connection.execute(select(audit.c.detail).where(audit.c.what == "feed decided")).scalar_one()
     assert json.loads(said) == {"by": "ops", "decision": "go", "reason": "we looked", "step": "nudge"}
+
+
+def test_a_decision_counts_nobody_who_has_answered_or_whom_it_is_too_late_to_write_to(rehearse):
+    here, running = unheard(rehearse, people=4)
+    late = here.settings.clock.origin + timedelta(hours=24.5)
+    with here.store.write() as connection:
+        second = messages.c.step_no == 2
+        connection.execute(update(messages).where(second, messages.c.seq == 1).values(not_after=late))
+        # Already due, and not looked at yet.
+        connection.execute(update(messages).where(second, messages.c.seq == 2).values(due_at=here.clock.now()))
+    at(here, 25)
+    here.tell(next(one for one in here.truth() if one["to"].startswith("person3")), "click", url="https://example.com/")
+    assert decide(here.store, running.run.run_id, 2, FeedDecision.GO, by="ops") == 2
+    assert decide(here.store, running.run.run_id, 2, FeedDecision.HOLD, by="ops") == 0
+    assert decide(here.store, running.run.run_id, 2, FeedDecision.GO, by="ops") == 2
+    here.send_due(running)
+    assert texts(here) == 2
 
 
 def test_an_operator_holds_a_step_whatever_the_feed_says_and_gives_it_back(rehearse):
