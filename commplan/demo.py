@@ -50,9 +50,12 @@ from commplan.terms import Channel, MessageState, RunState
 
 #: Plan time at which the campaign begins: a Tuesday.
 BEGINS = datetime(2026, 12, 1, 10, 0, tzinfo=ZoneInfo("Asia/Shanghai"))
-#: Machine seconds that a day of plan time takes, at least; more people need a slower day, or texts come too late.
+#: Machine seconds that a day of plan time takes, at least; more people, or a machine that is busy already, need a
+#: slower day, or texts come too late.
 DAY = 4.0
 DAY_PER_CONTACT = 0.0025
+#: So many times longer at the most, however busy the machine is.
+_SLOWEST = 4.0
 #: Days that the campaign takes, and machine seconds to start everything and to end it.
 _DAYS, _BESIDES = 12, 60
 RUN_KEY = "demo"
@@ -109,8 +112,13 @@ def _new_home() -> Path:
     return parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
+def day_for(contacts: int, *, load: float) -> float:
+    """Return the machine seconds of a day; `load` is how many processes want each processor before it begins."""
+    return max(DAY, contacts * DAY_PER_CONTACT) * min(_SLOWEST, max(1.0, load))
+
+
 def _raise_curtain(supervisor: Supervisor, *, home: Path, contacts: int, seed: int, console: Console) -> _Stage:
-    day = max(DAY, contacts * DAY_PER_CONTACT)
+    day = day_for(contacts, load=os.getloadavg()[0] / (os.cpu_count() or 1))
     minutes = math.ceil((_BESIDES + _DAYS * day) / 60)
     console.print(
         f"SANDBOX: {contacts:,} simulated customers; nobody is written to. About {minutes} minutes.", soft_wrap=True

@@ -44,6 +44,11 @@ IDLE = PAIR.replace(
     "conversions: {activated: {sql: select * from customers where activated_at is not null, contact: customer_id, "
     "at: activated_at}}\nsequence:",
 )
+#: A second one, to those who have not replied to the first.
+REPLY = SILENT.replace("not clicked(welcome)", "delivered(welcome)").replace(
+    "evaluation:",
+    "  - {step: third, channel: sms, content: nudge, wait: P1D, not_after: P3D, when: not replied(nudge)}\nevaluation:",
+)
 
 
 def unheard(rehearse, plan: str = SILENT, *, people: int = 2):
@@ -305,6 +310,31 @@ def test_events_that_were_switched_off_are_never_told_and_the_step_ends_at_its_d
     here.require_balance(running)
 
 
+def test_deliveries_that_are_not_reported_prove_no_silence(rehearse):
+    here, running = unheard(rehearse)
+    beats(here, -1, 60, missing="delivered")
+    assert wakes(here, running, 25, 40) == [0, 0]
+
+
+def test_silence_on_texts_is_proven_by_twilios_list_and_not_by_what_sendgrid_posts(rehearse):
+    here, running = unheard(rehearse, REPLY)
+    beats(here, -1, 60)
+    at(here, 24.1)
+    here.send_due(running)
+    here.deliver_all()
+    at(here, 49)
+    held = running.hold_back(3)
+    assert held is not None
+    assert "no heartbeat of Twilio has been heard" in (held.closed or "")
+    here.send_due(running)
+    assert texts(here) == 2
+    beats(here, 49.5, 50, channel=Channel.SMS)
+    at(here, 50.1)
+    assert running.hold_back(3) is None
+    here.send_due(running)
+    assert texts(here) == 4
+
+
 def test_events_that_the_condition_does_not_need_may_be_off(rehearse):
     here, running = unheard(rehearse)
     beats(here, -1, 60, missing="open")
@@ -531,12 +561,6 @@ def test_a_heartbeat_is_asked_of_sendgrid_signed_heard_by_the_receiver_and_says_
     with here.store.read() as connection:
         assert connection.execute(select(inbox.c.unreadable)).scalars().all() == [0]
     assert running.gateways.email.event_hooks()[0].public_key == PUBLIC
-
-
-REPLY = SILENT.replace("not clicked(welcome)", "delivered(welcome)").replace(
-    "evaluation:",
-    "  - {step: third, channel: sms, content: nudge, wait: P1D, not_after: P3D, when: not replied(nudge)}\nevaluation:",
-)
 
 
 def test_texts_whose_callbacks_are_all_lost_are_known_by_asking_and_so_are_their_answers(rehearse):

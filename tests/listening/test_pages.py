@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -97,6 +98,13 @@ def test_a_link_to_choose_from_before_a_rotation_of_the_secret_still_opens(
         assert client.post(link, data={"do": "stop"}).status_code == 200
     opened.dispose()
     assert sent.email_suppressed(1, "all", "unsubscribed") in sent.suppressed()
+
+
+def test_an_unsubscribe_link_still_opts_out_after_ten_years(client, sent) -> None:
+    clock = sent.store.clock
+    sent.store.clock = Clock(origin=clock.now() + timedelta(days=3_653), anchor=time.time(), factor=1.0)
+    assert client.post(unsubscribe_link(sent), content=ONE_CLICK, headers=FORM).status_code == 200
+    assert sent.suppressed() == {sent.email_suppressed(1, "getting-started", "unsubscribed")}
 
 
 def test_looking_at_an_unsubscribe_link_changes_nothing(client, sent) -> None:

@@ -512,6 +512,17 @@ def test_a_reply_told_twice_is_kept_once(world) -> None:
     assert count(world.store, replies) == 1
 
 
+def test_a_stop_that_twilio_posts_again_after_a_start_stops_nothing_again(world) -> None:
+    world.send([1], step_no=NUDGE)
+    stop = "SM" + "b" * 32
+    world.text("STOP", sid=stop)
+    later(world, minutes=1)
+    world.text("START")
+    later(world, minutes=1)
+    world.text("STOP", sid=stop)
+    assert (world.suppressed(), world.people_suppressed()) == (set(), set())
+
+
 @pytest.mark.parametrize("word", ["STOP", " stop. ", "Unsubscribe!", "退订", "ＴＤ", "t", "Stop all"])
 def test_a_whole_message_keyword_opts_the_number_out(world, word) -> None:
     world.send([1], step_no=NUDGE)
