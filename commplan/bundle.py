@@ -6,11 +6,12 @@ Reads files and settings, and asks the source; writes nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from commplan import condition as conditions
 from commplan import contacts, content, letterhead, planfile, pricing, trial, yamlfile
 from commplan.channels.base import open_gateways
 from commplan.condition import claims
@@ -18,7 +19,7 @@ from commplan.errors import Finding, InputError, UnreachableError
 from commplan.ledger.run import PLAN_FILE
 from commplan.plan import Plan
 from commplan.settings import Settings, kind_of
-from commplan.terms import Channel
+from commplan.terms import Channel, Metric
 from commplan.trial import Trial
 
 #: Its name among a run's frozen files.
@@ -33,6 +34,8 @@ def read_files(path: Path, settings: Settings) -> tuple[Plan, dict[str, str]]:
     plan = planfile.read_plan(path)
     files = content.read_templates(plan, path.parent, settings.templates / "shared")
     files[PLAN_FILE] = yamlfile.read_text(path)
+    if uncounted := list(_uncounted(path, plan, files)):
+        raise InputError(planfile.locate(uncounted, files[PLAN_FILE], str(path)))
     try:
         files[PRICES_FILE] = settings.prices.read_text(encoding="utf-8")
     except OSError:
@@ -40,6 +43,31 @@ def read_files(path: Path, settings: Settings) -> tuple[Plan, dict[str, str]]:
     pricing.read_prices(files[PRICES_FILE], str(settings.prices))
     files[letterhead.FILE] = letterhead.written(settings)
     return plan, files
+
+
+def _uncounted(path: Path, plan: Plan, files: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield where a plan asks for clicks of texts that have no link whose clicks are counted."""
+    asked = [
+        (f"sequence[{number}].when", str(claim), [plan.step_number(claim.subject)])
+        for number, step in enumerate(plan.sequence)
+        if step.condition is not None
+        for claim in conditions.claims(step.condition)
+        if claim.verb == "clicked"
+    ]
+    every = list(range(1, len(plan.sequence) + 1))
+    asked += [
+        (f"goals[{number}].metric", goal.metric, every if goal.step is None else [plan.step_number(goal.step)])
+        for number, goal in enumerate(plan.goals)
+        if goal.metric == Metric.CLICK_RATE
+    ]
+    for field, what, steps in asked:
+        if not any(content.counts_clicks(plan, files, step_no) for step_no in steps):
+            yield Finding(
+                place=str(path),
+                field=field,
+                rule=f"{what}: no text that it is about has a link whose clicks are counted",
+                remedy="print the link as {{ … | short }}",
+            )
 
 
 def require_feed(path: Path, plan: Plan, files: Mapping[str, str], settings: Settings) -> None:

@@ -353,6 +353,7 @@ class _Teller:
 
         for row in self._connection.execute(select(receipts).where(mine(receipts)).order_by(receipts.c.at)):
             what = f"{row.provider} says {row.kind}" + (f", code {row.code}" if row.code else "")
+            what += f" on the link {row.url_key}" if row.provider == "page" and row.url_key else ""
             what += f", by a machine ({row.machine_why})" if row.machine_why else ""
             yield Decision(at=row.at, what=what, rule=f"receipt, received {row.received_at:%Y-%m-%d %H:%M} UTC")
         for row in self._connection.execute(select(replies).where(mine(replies)).order_by(replies.c.at)):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode, urlsplit
 
+import httpx
 from sqlalchemy import Connection, func, select
 
 from commplan.beside import beside
@@ -21,6 +22,7 @@ from commplan.envelope import EventHook
 from commplan.errors import CommplanError, DeliveryError, InputError
 from commplan.ids import RunId
 from commplan.ledger import feed
+from commplan.ledger.feed import Way
 from commplan.ledger.need import need_of
 from commplan.ledger.run import plan_of
 from commplan.settings import Settings
@@ -37,6 +39,8 @@ EVENTS_PATH = "/hooks/sendgrid/events"
 EVENTS = ("processed", "delivered", "deferred", "bounce", "dropped", "open", "click", "spam_report", "unsubscribe")
 #: Machine seconds between two looks at whether a heartbeat is due, at the least and at most.
 _SHORTEST, _LONGEST = 0.2, 10.0
+#: Machine seconds that a visit of our own receiver may take.
+_VISIT = 5.0
 _ALIVE = (RunState.EXECUTING, RunState.PAUSED, RunState.HELD)
 _AHEAD = (MessageState.NOT_DUE, MessageState.QUEUED, MessageState.CLAIMED)
 
@@ -49,9 +53,9 @@ class Demand:
     since: datetime
 
 
-def demands(store: Store) -> dict[Channel, Demand]:
+def demands(store: Store) -> dict[Way, Demand]:
     """Return which feeds have to be proven for the steps that runs have ahead of them."""
-    found: dict[Channel, Demand] = {}
+    found: dict[Way, Demand] = {}
     with store.read() as connection:
         for run in connection.execute(select(runs).where(runs.c.state.in_(_ALIVE))).all():
             try:
@@ -66,7 +70,7 @@ def demands(store: Store) -> dict[Channel, Demand]:
                     continue
                 every = feed.rhythm(need.wait, store.clock).every
                 since = run.first_accepted_at or run.created_at
-                for channel in need.steps:
+                for channel in (*need.steps, *((feed.RECEIVER,) if need.visits else ())):
                     known = found.get(channel, Demand(every=every, since=since))
                     found[channel] = Demand(every=min(every, known.every), since=min(since, known.since))
     return found
@@ -92,7 +96,9 @@ def beat(store: Store, settings: Settings, gateways: Callable[[], Gateways]) -> 
         if nonce is None:
             continue
         try:
-            if channel is Channel.EMAIL:
+            if channel == feed.RECEIVER:
+                _visit(settings, nonce)
+            elif channel is Channel.EMAIL:
                 _ask_sendgrid(store, settings, gateways(), nonce)
             else:
                 _ask_twilio(store, gateways(), nonce, since=max(filter(None, (earlier, demand.since))))
@@ -104,13 +110,19 @@ def beat(store: Store, settings: Settings, gateways: Callable[[], Gateways]) -> 
     return min(_LONGEST, max(_SHORTEST, pause.total_seconds() / store.clock.factor / 4))
 
 
-def _last_heard(store: Store, channel: Channel) -> datetime | None:
+def _last_heard(store: Store, channel: Way) -> datetime | None:
     with store.read() as connection:
         heard = select(func.max(feed_beats.c.sent_at)).where(
             feed_beats.c.channel == channel, feed_beats.c.heard_at.is_not(None)
         )
         last: datetime | None = connection.execute(heard).scalar_one()
     return last
+
+
+def _visit(settings: Settings, nonce: str) -> None:
+    """Come to our own receiver as anybody does who follows a link; it says by itself that somebody came."""
+    with suppress(httpx.HTTPError, httpx.InvalidURL):
+        httpx.get(f"{settings.public_url}/l/{nonce}", timeout=_VISIT, trust_env=False)
 
 
 def _ask_sendgrid(store: Store, settings: Settings, gateways: Gateways, nonce: str) -> None:

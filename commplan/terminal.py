@@ -158,6 +158,11 @@ def figures_of(judged: Evaluation) -> list[tuple[str, str]]:
         ("clicked", f"{sum(step.counts.clicked for step in emails):,}"),
         ("SMS sent", f"{sum(step.counts.accepted for step in texts):,}"),
         ("SMS delivered", f"{sum(step.counts.delivered for step in texts):,}"),
+    ]
+    if judged.links:
+        followed, previewed = (sum(getattr(step.counts, by) for step in texts) for by in ("clicked", "machine_clicked"))
+        rows.append(("SMS clicked", f"{followed:,} (by machines: {previewed:,})"))
+    rows += [
         ("replies", f"{judged.replies:,}"),
         ("opt-outs", f"{sum(step.counts.opted_out for step in steps):,}"),
     ]

@@ -146,7 +146,7 @@ class AgentClass(StrEnum):
 class MachineWhy(StrEnum):
     """Why an open or a click is taken for a machine's."""
 
-    FLAGGED = "flagged"  #: the provider says so
+    FLAGGED = "flagged"  #: the provider, or the request, says so
     AGENT = "agent"  #: the program's name
     ALL_LINKS = "all_links"  #: links of one message were clicked at the same moment
     TOO_SOON = "too_soon"  #: sooner after delivery than anybody reads

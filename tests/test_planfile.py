@@ -296,11 +296,11 @@ def test_a_wrong_value_is_named_with_rule_and_remedy(old: str, new: str, finding
         ]),
         ([("step: one, channel: email", "step: one, channel: sms"), ("not responded(one)", "opened(one)")], [
             "20: sequence[1].when: opened(one): opens of an SMS cannot be known; "
-            "ask for delivered, replied or responded"
+            "ask for delivered, clicked, replied or responded"
         ]),
         ([("step: one, channel: email", "step: one, channel: sms"), ("not responded(one)", '"responded(one, open)"')], [
             "20: sequence[1].when: responded(one, open): opens of an SMS cannot be known; "
-            "ask for delivered, replied or responded"
+            "ask for delivered, clicked, replied or responded"
         ]),
         ([("not responded(one)", '"not responded(one, opened)"')], [
             '20: sequence[1].when: "opened" is no grade of a response; did you mean open?'

@@ -115,7 +115,7 @@ def tell_of_feedback(store: Store, settings: Settings) -> None:
 
 def prove_feeds(store: Store, settings: Settings) -> None:
     """Ask for the heartbeats that runs under way rest on, if any is due."""
-    with _opened(settings, lambda: list(pulse.demands(store))) as gateways:
+    with _opened(settings, lambda: [way for way in pulse.demands(store) if isinstance(way, Channel)]) as gateways:
         pulse.beat(store, settings, gateways)
 
 

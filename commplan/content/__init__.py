@@ -5,17 +5,19 @@ Decides neither who is written to nor when; sends nothing.
 
 from commplan.content.fault import Site, TemplateFault
 from commplan.content.library import Library
-from commplan.content.skeleton import MAX_VALUES, Rendered, Skeleton, fill
+from commplan.content.skeleton import MAX_VALUES, Link, Rendered, Skeleton, fill
 from commplan.content.sms import sms_parts
-from commplan.content.source import needed, read_templates
+from commplan.content.source import counts_clicks, needed, read_templates
 
 __all__ = [
     "MAX_VALUES",
     "Library",
+    "Link",
     "Rendered",
     "Site",
     "Skeleton",
     "TemplateFault",
+    "counts_clicks",
     "fill",
     "needed",
     "read_templates",

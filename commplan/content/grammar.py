@@ -5,14 +5,14 @@ Looks at the parsed template only; nothing is rendered.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateSyntaxError
 
 from commplan.content.language import Language
-from commplan.content.slots import file_of, variable_of
+from commplan.content.slots import SHORT, file_of, variable_of
 from commplan.errors import Finding
 
 #: What templates can say of ``contact``, ``plan`` and ``links``.
@@ -78,6 +78,22 @@ def inspect(name: str, source: str, place: str) -> tuple[list[Reference], list[F
         except TemplateSyntaxError as error:
             findings.append(_syntax(error, place))
     return references, findings
+
+
+def prints_short(file: str, files: Mapping[str, str]) -> bool:
+    """Tell whether a template, or one that it pulls in, prints a link that is counted; `files` are all, by name."""
+    left, seen = [file], set[str]()
+    while left:
+        name = left.pop()
+        if name in seen or name not in files:
+            continue
+        seen.add(name)
+        tree = _LANGUAGE.parse(files[name], name)
+        if any(call.name == SHORT for call in tree.find_all(nodes.Filter)):
+            return True
+        parts = tree.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport))
+        left += [part for node in parts for part in _targets(node) if part is not None]
+    return False
 
 
 def _syntax(error: TemplateSyntaxError, place: str) -> Finding:

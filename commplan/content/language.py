@@ -14,8 +14,10 @@ from typing import Any
 from jinja2 import DictLoader, StrictUndefined, Undefined, UndefinedError, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import TemplateRuntimeError
+from jinja2.runtime import Context
+from jinja2.utils import pass_context
 
-from commplan.content.slots import SlotCodeGenerator, SlotEnvironment
+from commplan.content.slots import SHORT, SlotCodeGenerator, SlotEnvironment
 
 #: Most characters that one part of a message (subject, text, HTML) may have, and any string on the way to it.
 MAX_OUTPUT = 500_000
@@ -110,9 +112,12 @@ class Language(SlotEnvironment):
         )
         self._steps = 0
         self._started = 0.0
+        #: Links to be counted that were printed for this person, wherever they ended up.
+        self.links = 0
         for name in _NO_FILTERS:
             del self.filters[name]
         self.filters["oneline"] = _oneline
+        self.filters[SHORT] = self._short
         self.filters["center"] = _bounded(self.filters["center"], default=80)
         self.filters["indent"] = _bounded(self.filters["indent"], default=4)
         self.filters["format"] = _narrow(self.filters["format"])
@@ -123,6 +128,7 @@ class Language(SlotEnvironment):
     def begin(self) -> None:
         """Start counting for one person."""
         self._steps = 0
+        self.links = 0
 
     def count_step(self) -> None:
         """Count one block entered; LimitError if this person's message takes too many, or too long."""
@@ -136,6 +142,12 @@ class Language(SlotEnvironment):
             self._started = time.thread_time()
         elif time.thread_time() - self._started > MAX_SECONDS:
             raise LimitError(f"more than {MAX_SECONDS:g} seconds")
+
+    @pass_context
+    def _short(self, context: Context, value: object) -> str:
+        """Filter: the address, to be counted. Takes the context so that a constant is not printed once for all."""
+        self.links += 1
+        return str(value)
 
     def measured(self, value: Any) -> Any:
         """Return a value; LimitError if it is a text, or a list, that is too long."""

@@ -20,19 +20,33 @@ from commplan.content.fault import Site, TemplateFault
 from commplan.content.grammar import inspect
 from commplan.content.language import MAX_OUTPUT, Empty, Language, LimitError
 from commplan.content.mail import URL_SCHEMES, Document, finish
-from commplan.content.skeleton import MAX_VALUES, Rendered, Skeleton, fill, placeholders_size, values_size
-from commplan.content.slots import Slot
+from commplan.content.skeleton import (
+    MAX_VALUES,
+    Link,
+    Rendered,
+    Skeleton,
+    fill,
+    placeholders_size,
+    values_size,
+)
+from commplan.content.slots import SHORT, Slot
 from commplan.content.sms import sms_parts
 from commplan.content.source import SHARED, ContentName, line_of, missing_kind, split
 from commplan.errors import Finding, InputError
+from commplan.ids import MAX_LINKS
 from commplan.plan import Plan, Touch
 from commplan.terms import Channel, Purpose
 
 #: Most skeletons that one content may have in one language: more means that one person's data got into the shared part.
 MAX_SKELETONS = 500
+#: What a counted link begins with where there is no installation, and what stands in for its token until it has one.
+SAMPLE_LINKS, _TOKEN = "https://www.example.com/l/", "x" * 16
+#: Longest address that a counted link may lead to.
+MAX_TARGET = 2_000
 _ONE_LINE = "a subject is one line, and for this person it would be several"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]")
+_TARGET = re.compile(r"https?://[^\s/?#]+\S*")
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9-]*-")
 
 #: What one template yields for one person: text that many share, and slots.
@@ -41,7 +55,7 @@ _Chunks = list[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Variant:
-    """A finished skeleton, where its values are printed, and which of them begin an address to follow or fetch.
+    """A finished skeleton, where its values are printed, which of them begin an address, and which are links.
 
     `has_subject`: says something in its subject whatever the values are.
     """
@@ -49,6 +63,7 @@ class _Variant:
     skeleton: Skeleton
     sites: tuple[Site, ...]
     addresses: tuple[int, ...]
+    links: tuple[int, ...]
     has_subject: bool
 
 
@@ -79,13 +94,15 @@ class Library:
     """Everything that a run may say, ready to render; used by one thread at a time.
 
     `files` is what `read_templates` returned when the run was frozen. `prefix` begins every placeholder: random, of
-    ASCII letters, digits and hyphens, the last a hyphen. Raises InputError if the files are not templates.
+    ASCII letters, digits and hyphens, the last a hyphen. `links` begins every counted link. Raises InputError if the
+    files are not templates.
     """
 
-    def __init__(self, plan: Plan, files: Mapping[str, str], prefix: str) -> None:
+    def __init__(self, plan: Plan, files: Mapping[str, str], prefix: str, *, links: str = SAMPLE_LINKS) -> None:
         if not _PREFIX.fullmatch(prefix):
             raise ValueError(f"{prefix!r} cannot begin a placeholder")
         self._prefix = prefix
+        self._stand_in = links + _TOKEN
         self._default = plan.locale
         self._is_marketing = plan.purpose is Purpose.MARKETING
         self._plan = {"name": plan.plan, "title": plan.title, "topic": plan.topic}
@@ -130,8 +147,8 @@ class Library:
             rendered = self._render_ordinary(content, variant, path)
             if rendered is not None:
                 return rendered
-        rendered, variant = self._render_whole(content, known, links)
-        if rendered.values == path.values:
+        rendered, variant, values = self._render_whole(content, known, links)
+        if values == path.values:
             content.by_path[path.branches] = variant
         return rendered
 
@@ -148,14 +165,15 @@ class Library:
         ):
             return None
         if content.channel is Channel.SMS:
-            return _rendered_sms(content, variant, values)
+            return self._rendered_sms(content, variant, values)
         if not variant.has_subject or "\r" in joined or joined.count("\n") >= len(values):
             return None
         return Rendered(skeleton=variant.skeleton, values=values)
 
     def _render_whole(
         self, content: _Content, known: dict[str, object], links: Mapping[str, str]
-    ) -> tuple[Rendered, _Variant]:
+    ) -> tuple[Rendered, _Variant, tuple[str, ...]]:
+        """Return what the templates amount to, its skeleton, and every value printed."""
         self._language.begin()
         slots: list[Slot] = []
         shape: list[object] = []
@@ -170,11 +188,15 @@ class Library:
             content.variants[found] = variant
         if isinstance(variant, TemplateFault):
             raise variant.with_traceback(None)
+        if self._language.links != len(variant.links):
+            rule = f"makes a link short where it is not printed at once: `{SHORT}` has no effect there"
+            remedy = f"write {{{{ … | {SHORT} }}}} by itself, outside macros, set blocks and other expressions"
+            raise TemplateFault(content.file, 0, None, rule, remedy)
         values = self._values(variant, slots)
         if content.channel is Channel.SMS:
-            return _rendered_sms(content, variant, values), variant
+            return self._rendered_sms(content, variant, values), variant, values
         self._check_subject(content, parts[0])
-        return _rendered_mail(variant, values), variant
+        return _rendered_mail(variant, values), variant, values
 
     def _run(
         self, template: Template, known: dict[str, object], slots: list[Slot], shape: list[object], *, mjml: bool
@@ -254,6 +276,7 @@ class Library:
             )
             finished = finish(document, self._locate)
             html, addresses = finished.html, finished.addresses
+        counted = _links(content, parts)
         skeleton = Skeleton(
             content=content.name,
             channel=content.channel,
@@ -262,9 +285,16 @@ class Library:
             text=text,
             html=html,
             placeholders=placeholders,
+            links=tuple(counted.values()),
         )
         constant = "".join(chunk for chunk in parts[0] if not isinstance(chunk, Slot))
-        return _Variant(skeleton=skeleton, sites=tuple(sites), addresses=addresses, has_subject=bool(constant.strip()))
+        return _Variant(
+            skeleton=skeleton,
+            sites=tuple(sites),
+            addresses=addresses,
+            links=tuple(counted),
+            has_subject=bool(constant.strip()),
+        )
 
     def _with_placeholders(self, chunks: _Chunks, sites: list[Site]) -> str:
         written: list[str] = []
@@ -278,6 +308,20 @@ class Library:
 
     def _placeholder(self, number: int) -> str:
         return f"{self._prefix}{number}-"
+
+    def _rendered_sms(self, content: _Content, variant: _Variant, values: tuple[str, ...]) -> Rendered:
+        skeleton = variant.skeleton
+        links = tuple(Link(place, values[place]) for place in variant.links)
+        if links:
+            for place, target in links:
+                if len(target) > MAX_TARGET or not _TARGET.fullmatch(target):
+                    rule = f"is made short, and is no web address of at most {MAX_TARGET:,} characters for this person"
+                    raise TemplateFault.at(variant.sites[place], rule, "it must begin with https:// and have no spaces")
+            values = tuple(self._stand_in if place in variant.links else value for place, value in enumerate(values))
+        text = fill(skeleton.text, skeleton.placeholders, values)
+        if not text or text.isspace():
+            raise TemplateFault(content.file, 0, None, "the text is empty for this person", "say something in any case")
+        return Rendered(skeleton=skeleton, values=values, parts=sms_parts(text)[1], links=links)
 
     def _check_subject(self, content: _Content, chunks: _Chunks) -> None:
         subject = "".join(chunks)
@@ -347,12 +391,22 @@ def _sources(files: Mapping[str, str]) -> dict[str, str]:
     return sources
 
 
-def _rendered_sms(content: _Content, variant: _Variant, values: tuple[str, ...]) -> Rendered:
-    skeleton = variant.skeleton
-    text = fill(skeleton.text, skeleton.placeholders, values)
-    if not text or text.isspace():
-        raise TemplateFault(content.file, 0, None, "the text is empty for this person", "say something in any case")
-    return Rendered(skeleton=skeleton, values=values, parts=sms_parts(text)[1])
+def _links(content: _Content, parts: list[_Chunks]) -> dict[int, str]:
+    """Return the name of every counted link by the place of its value; no two have the same."""
+    found: dict[int, str] = {}
+    slots = (chunk for part in parts for chunk in part if isinstance(chunk, Slot))
+    for place, slot in enumerate(slots):
+        if slot.link is None:
+            continue
+        if content.channel is Channel.EMAIL:
+            rule, remedy = f"`{SHORT}` is for texts", "leave it out: the email provider counts clicks by itself"
+            raise TemplateFault.at(slot.site, rule, remedy)
+        alike = sum(name.partition(" (")[0] == slot.link for name in found.values())
+        found[place] = f"{slot.link} ({alike + 1})" if alike else slot.link
+        if len(found) > MAX_LINKS:
+            rule = f"a text has more than {MAX_LINKS} links that are counted"
+            raise TemplateFault.at(slot.site, rule, f"leave `{SHORT}` away at some")
+    return found
 
 
 def _rendered_mail(variant: _Variant, values: tuple[str, ...]) -> Rendered:

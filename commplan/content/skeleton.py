@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from commplan.terms import Channel
 
@@ -21,7 +22,8 @@ MAX_VALUES = 10_000
 class Skeleton:
     """Finished texts: put the values where the placeholders are, and the message is as its recipient sees it.
 
-    `content` and `locale` say which files it came from. An SMS has only `text`.
+    `content` and `locale` say which files it came from. An SMS has only `text`, and `links` names those of its
+    links that are counted, in their order.
     """
 
     content: str
@@ -31,13 +33,22 @@ class Skeleton:
     text: str = field(repr=False)
     html: str = field(repr=False)
     placeholders: tuple[str, ...] = field(repr=False)
+    links: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the skeleton, as hex."""
-        parts = (self.content, self.channel, self.locale, self.subject, self.text, self.html, *self.placeholders)
+        said = (self.content, self.channel, self.locale, self.subject, self.text, self.html)
+        parts = (*said, *self.placeholders, *self.links)
         measured = b"".join(b"%d:%b" % (len(data), data) for data in (part.encode() for part in parts))
         return hashlib.sha256(measured).hexdigest()
+
+
+class Link(NamedTuple):
+    """A link that is counted: which of a message's values it is, and where it leads."""
+
+    place: int
+    target: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +56,15 @@ class Rendered:
     """One person's message: a skeleton, and the values in the order of its placeholders, escaped for where they stand.
 
     `parts` is the number of SMS parts, None for an email. `oversize` means that the values would not fit in a shared
-    request: then the skeleton is this person's alone, already filled, and there are no values.
+    request: then the skeleton is this person's alone, already filled, and there are no values. At the place of each of
+    `links` the values have a stand-in of the same length.
     """
 
     skeleton: Skeleton
     values: tuple[str, ...] = field(repr=False)
     parts: int | None = None
     oversize: bool = False
+    links: tuple[Link, ...] = field(default=(), repr=False)
 
     def subject(self) -> str:
         """Return the subject as this person sees it."""

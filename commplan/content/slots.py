@@ -13,12 +13,19 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from commplan.content.fault import Site
 
+#: The filter that prints a link to be counted.
+SHORT = "short"
+
 
 class Slot(str):
-    """What one expression printed for one person. Each place in a template has a subclass that knows its `site`."""
+    """What one expression printed for one person. Each place in a template has a subclass that knows its `site`.
+
+    `link` names a link that is to be counted, None for everything else that is printed.
+    """
 
     __slots__ = ()
     site: ClassVar[Site]
+    link: ClassVar[str | None]
 
 
 class SlotEnvironment(ImmutableSandboxedEnvironment):
@@ -29,9 +36,9 @@ class SlotEnvironment(ImmutableSandboxedEnvironment):
         self.slots: list[type[Slot]] = []
         super().__init__(**options)
 
-    def add_slot(self, site: Site) -> int:
+    def add_slot(self, site: Site, link: str | None) -> int:
         """Return the number of a new slot class."""
-        self.slots.append(type("Slot", (Slot,), {"__slots__": (), "site": site}))
+        self.slots.append(type("Slot", (Slot,), {"__slots__": (), "site": site, "link": link}))
         return len(self.slots) - 1
 
 
@@ -75,7 +82,18 @@ class SlotCodeGenerator(CodeGenerator):
 
     def _open_slot(self, node: nodes.Node) -> None:
         site = Site(file=file_of(self.name or ""), line=node.lineno, variable=variable_of(node))
-        self.write(f"environment.slots[{self.environment.add_slot(site)}](")
+        self.write(f"environment.slots[{self.environment.add_slot(site, link_of(node))}](")
+
+
+def link_of(node: nodes.Node) -> str | None:
+    """Return what reports call a link that ``{{ … | short }}`` prints, None if the expression prints none.
+
+    The address as far as the template spells it out, else the variable that holds it.
+    """
+    if not isinstance(node, nodes.Filter) or node.name != SHORT:
+        return None
+    spelt = (str(each.value) for each in node.find_all(nodes.Const) if str(each.value).startswith("http"))
+    return next(spelt, None) or variable_of(node) or "link"
 
 
 def file_of(template: str) -> str:

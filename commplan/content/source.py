@@ -6,12 +6,12 @@ Reads from two folders, the plan's own and the shared one, and from nowhere else
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from commplan.content import locale
-from commplan.content.grammar import inspect
+from commplan.content.grammar import inspect, prints_short
 from commplan.errors import Finding, InputError
 from commplan.plan import Plan
 from commplan.terms import Channel
@@ -119,13 +119,21 @@ def read_templates(plan: Plan, folder: Path, shared: Path) -> dict[str, str]:
     return dict(sorted(reading.files.items()))
 
 
-def needed(plan: Plan) -> set[tuple[Channel, str]]:
-    """Return the contents that some person may be sent, each with its channel."""
+def needed(plan: Plan, step_no: int | None = None) -> set[tuple[Channel, str]]:
+    """Return the contents that some person may be sent, by one step or any, each with its channel."""
     segments: list[str | None] = [segment.name for segment in plan.audience.segments]
     if not any(segment.condition is None for segment in plan.audience.segments):
         segments.append(None)
-    touches = (plan.touch(number, name) for number in range(1, len(plan.sequence) + 1) for name in segments)
+    steps = range(1, len(plan.sequence) + 1) if step_no is None else (step_no,)
+    touches = (plan.touch(number, name) for number in steps for name in segments)
     return {(touch.channel, touch.content) for touch in touches if not touch.skip}
+
+
+def counts_clicks(plan: Plan, files: Mapping[str, str], step_no: int) -> bool:
+    """Tell whether clicks of some message of a step are counted: of an email, or of a text that prints a short link."""
+    sent = needed(plan, step_no)
+    texts = (file for file in files if (named := ContentName.parse(file)) and (named.channel, named.content) in sent)
+    return any(channel is Channel.EMAIL for channel, _ in sent) or any(prints_short(file, files) for file in texts)
 
 
 def missing_kind(kinds: Collection[str], channel: Channel) -> str | None:

@@ -16,6 +16,7 @@ from commplan.evaluation.model import (
     BreakdownRow,
     Evaluation,
     InvitationResult,
+    LinkResult,
     Range,
     ReasonCount,
     SegmentRate,
@@ -70,6 +71,7 @@ def evaluate(metrics: Metrics, plan: Plan, prices: Prices, *, run_key: str, now:
         surveys=tuple(_surveys(metrics, plan)),
         invitations=tuple(_invitations(metrics, plan)),
         replies=metrics.replies,
+        links=_links(metrics, plan),
         doubts=metrics.doubts,
         cost=cost,
         lessons=lesson.derive(goals, steps, segments, audience=metrics.snapshot),
@@ -228,6 +230,19 @@ def _invitations(metrics: Metrics, plan: Plan) -> Iterable[InvitationResult]:
             maybe=sum(group.maybe for group in found),
             waiting=sum(group.waiting for group in found),
         )
+
+
+def _links(metrics: Metrics, plan: Plan) -> tuple[LinkResult, ...]:
+    """Return the links of each step's texts, those that most people followed first."""
+    return tuple(
+        LinkResult(
+            step=plan.sequence[each.step_no - 1].step,
+            link=each.link,
+            clicked=each.clicked,
+            machine_clicked=each.machine_clicked,
+        )
+        for each in sorted(metrics.links, key=lambda each: (each.step_no, -each.clicked, each.link))
+    )
 
 
 def _doubts(found: Doubts, plan: Plan) -> Iterable[str]:

@@ -144,6 +144,15 @@ class InvitationResult(_Part):
     waiting: int = Field(description="They would come, and all places were taken")
 
 
+class LinkResult(_Part):
+    """A counted link of a step's texts, by the name its template has for it: delivered texts it was clicked in."""
+
+    step: str
+    link: str
+    clicked: int = Field(description="By people")
+    machine_clicked: int = Field(description="By previews, scanners and the like")
+
+
 class CostLine(_Part):
     """What one step cost on one channel, by country of the number for SMS."""
 
@@ -193,6 +202,7 @@ class Evaluation(_Part):
     surveys: tuple[SurveyResult, ...]
     invitations: tuple[InvitationResult, ...] = ()
     replies: int
+    links: tuple[LinkResult, ...] = ()
     doubts: Doubts = Field(Doubts(), description="Messages decided on without an answer of a provider")
     cost: Cost
     lessons: tuple[str, ...]

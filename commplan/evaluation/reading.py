@@ -23,12 +23,14 @@ class Rate:
     """A rate over messages: `part` and `whole` are counts of a `Tally`, `words` follow “3 of 4”.
 
     `channel` is the only one that tells of `part`: messages of others, which could never count, are not in `whole`.
+    `links`: nor are texts without a link that is counted.
     """
 
     part: str
     whole: Literal["accepted", "delivered"]
     words: str
     channel: Channel | None = None
+    links: bool = False
 
 
 #: Rates over messages.
@@ -36,7 +38,7 @@ RATES: Mapping[Metric, Rate] = {
     Metric.DELIVERED_RATE: Rate("delivered", "accepted", "accepted messages were delivered"),
     Metric.BOUNCE_RATE: Rate("failed", "accepted", "accepted messages came back"),
     Metric.OPEN_RATE: Rate("opened", "delivered", "delivered emails were opened by a person", Channel.EMAIL),
-    Metric.CLICK_RATE: Rate("clicked", "delivered", "delivered emails were clicked by a person", Channel.EMAIL),
+    Metric.CLICK_RATE: Rate("clicked", "delivered", "delivered messages were clicked by a person", links=True),
     Metric.RESPONSE_RATE: Rate("responded", "delivered", "delivered messages were clicked, replied to or answered"),
     Metric.REPLY_RATE: Rate("replied", "delivered", "delivered SMS were replied to", Channel.SMS),
     Metric.OPT_OUT_RATE: Rate("opted_out", "delivered", "delivered messages were followed by an opt-out"),
@@ -92,7 +94,8 @@ def read_rate(goal: Goal, metrics: Metrics, plan: Plan, *, now: datetime) -> Rea
     steps = _scope(goal, plan)
 
     def chosen(cell: Cell) -> bool:
-        return cell.step_no in steps and rate.channel in (None, cell.channel)
+        can_count = not rate.links or cell.channel is Channel.EMAIL or cell.step_no in metrics.linked
+        return cell.step_no in steps and can_count and rate.channel in (None, cell.channel)
 
     counts = metrics.tally(chosen)
     part, whole = int(getattr(counts, rate.part)), int(getattr(counts, rate.whole))

@@ -27,7 +27,7 @@ from commplan.terms import Channel, MessageState, Reason, RunState
 _HEADER = ("run_id", "step_no", "channel", "state", "due_at", "not_after")
 _MESSAGE = (*_HEADER, "seq", "address_key", "skeleton_no", "parts")
 _EXCLUDED = ("run_id", "step_no", "seq", "channel", "state", "reason")
-_VALUES = ("run_id", "step_no", "seq", "slot_values")
+_VALUES = ("run_id", "step_no", "seq", "slot_values", "targets")
 
 
 class Header(NamedTuple):
@@ -42,7 +42,7 @@ class Header(NamedTuple):
 class Draft(NamedTuple):
     """A message about to be written: excluded for a `reason`, or with its frozen content.
 
-    `values`: the skeleton's values as a JSON list.
+    `values`: the skeleton's values as a JSON list; `targets`: where its counted links lead, as another.
     """
 
     header: Header
@@ -52,6 +52,7 @@ class Draft(NamedTuple):
     skeleton: Skeleton | None = None
     values: str = "[]"
     parts: int | None = None
+    targets: str | None = None
 
 
 class Enqueuer:
@@ -98,7 +99,9 @@ class Enqueuer:
             self._exclude(connection, ((draft, draft.reason) for draft in drafts if draft.reason is not None))
             rows = self._rows(sendable)
             written = insert_rows(connection, messages, _MESSAGE, rows, skip_conflicts=True)
-            values = [(self._run_id, draft.header.step_no, draft.seq, draft.values) for draft in sendable]
+            values = [
+                (self._run_id, draft.header.step_no, draft.seq, draft.values, draft.targets) for draft in sendable
+            ]
             insert_rows(connection, message_values, _VALUES, values)
             if written < len(sendable):
                 self._exclude_refused(connection, sendable)
@@ -129,6 +132,7 @@ class Enqueuer:
                     "text": skeleton.text,
                     "html": skeleton.html,
                     "placeholders": json.dumps(list(skeleton.placeholders)),
+                    "links": json.dumps(list(skeleton.links)) if skeleton.links else None,
                 }
             )
         if fresh:

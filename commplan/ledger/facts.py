@@ -102,6 +102,7 @@ def _told(fact: Fact) -> reaction.Told:
         attempt_id=_attempt_id(fact),
         url_key=receipt.url_key,
         machine_why=receipt.machine_why,
+        is_ours=receipt.source == "page",
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final, Literal
 
 from sqlalchemy import (
     BigInteger,
@@ -54,6 +54,10 @@ _UPKEEP = 150.0
 _PATIENCE, _TOO_LATE = 10.0, 60.0
 #: Noted with a heartbeat until it is certain that the provider was asked for it: its asker may die on the way.
 _BEING_ASKED = "who was to ask for it ended before the provider answered"
+#: The way to our own receiver, on which links and pages tell what people do; nobody repeats what it misses.
+RECEIVER: Final = "receiver"
+Way = Channel | Literal["receiver"]
+
 #: Later than any clock of ours may be ahead.
 _AHEAD = timedelta(days=365)
 
@@ -123,7 +127,7 @@ class Feed:
 
 
 def read(
-    connection: Connection, channel: Channel, *, since: datetime, events: Collection[str], rhythm: Rhythm, now: datetime
+    connection: Connection, channel: Way, *, since: datetime, events: Collection[str], rhythm: Rhythm, now: datetime
 ) -> Feed:
     """Return what the heartbeats since a moment say of a feed; `events` are those that have to be switched on."""
     search, micros = _search(frozenset(events)), timedelta(microseconds=1)
@@ -230,7 +234,7 @@ def _moment(name: str) -> ColumnElement[datetime]:
     return bindparam(name, type_=UtcDateTime())
 
 
-def ask(store: Store, channel: Channel, *, every: timedelta) -> str | None:
+def ask(store: Store, channel: Way, *, every: timedelta) -> str | None:
     """Note that a heartbeat is to be asked for and return its secret name; None if one was `every` ago or less.
 
     One that failed is no reason to wait so long for the next. Until `asked`, or `hear`, it says nothing about the
@@ -273,6 +277,12 @@ def asked(store: Store, nonce: str, *, failure: str | None = None) -> None:
             .where(feed_beats.c.nonce_key == _key(nonce), feed_beats.c.heard_at.is_(None))
             .values(failure=failure)
         )
+
+
+def is_asked(connection: Connection, nonce: str) -> bool:
+    """Tell whether a secret name is that of a heartbeat of ours."""
+    found = select(feed_beats.c.channel).where(feed_beats.c.nonce_key == _key(nonce))
+    return connection.execute(found).first() is not None
 
 
 def hear(connection: Connection, nonce: str, at: datetime) -> bool:

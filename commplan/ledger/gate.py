@@ -117,6 +117,13 @@ def _of_feeds(connection: Connection, need: Need, run_id: RunId, times: Rhythm, 
         if channel is Channel.EMAIL:
             # A poll of Twilio's list brings in whatever was missed; SendGrid's posts are only repeated for a while.
             yield _of_gaps(found.gaps, begun=begun, now=now)
+    if need.visits:
+        found = feed.read(connection, feed.RECEIVER, since=begun, events=(), rhythm=times, now=now)
+        deaf = _deaf(found, now=now, apart=times.apart)
+        yield _Part(until=_NEVER if deaf is not None or found.last is None else found.last - times.lag, why=deaf)
+        since = max((gap.end for gap in found.gaps if gap.end > begun), default=_NEVER)
+        why = f"the receiver was not reached until {_when(since)}: who came before that was not heard"
+        yield _Part(until=now, since=since, why=None if since == _NEVER else why)
 
 
 def _of_inbox(connection: Connection, need: Need, times: Rhythm, now: datetime) -> Iterator[_Part]:
@@ -154,6 +161,15 @@ def _silent(found: Feed, channel: Channel, *, now: datetime, apart: timedelta) -
     if now - found.last > apart:
         return f"no heartbeat of {named} has been heard since {_when(found.last)}{_because(found)}; {_RECEIVER}"
     return None
+
+
+def _deaf(found: Feed, *, now: datetime, apart: timedelta) -> str | None:
+    """Return why our own receiver proves nothing at present; None if it is reached."""
+    if found.missing_since is None and found.last is not None and now - found.last <= apart:
+        return None
+    last = found.last or found.missing_since
+    since = "" if last is None else f" since {_when(last)}"
+    return f"the receiver has not been reached under its public address{since}{_because(found)}; {_RECEIVER}"
 
 
 _RECEIVER = "see that commplan serve runs and can be reached (commplan doctor)"

@@ -11,13 +11,19 @@ from commplan.terms import Channel
 
 #: SendGrid's events by which a claim would be contradicted, besides the delivery that it rests on.
 _EVENTS = {"responded": "click", "clicked": "click", "opened": "open"}
+#: Claims about a text by whose truth somebody would have come to our own receiver.
+_VISITS = frozenset({"responded", "clicked", "answered"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What the silence of a step rests on: earlier steps by the channels their answers come on, events, conversions."""
+    """What the silence of a step rests on: earlier steps by the channels their answers come on, events, conversions.
+
+    `visits`: people answer by visiting our own receiver, and no provider would tell us again what it missed.
+    """
 
     steps: Mapping[Channel, frozenset[int]]
+    visits: bool
     events: frozenset[str]
     conversions: frozenset[str]
     wait: timedelta
@@ -34,7 +40,7 @@ def need_of(plan: Plan, step_no: int) -> Need | None:
     if not step.silences:
         return None
     steps: dict[Channel, set[int]] = {}
-    events, conversions = {"delivered"}, set()
+    events, conversions, visits = {"delivered"}, set(), False
     for claim in step.silences:
         if claim.verb == "converted":
             conversions.add(claim.subject)
@@ -42,6 +48,7 @@ def need_of(plan: Plan, step_no: int) -> Need | None:
         number = plan.step_number(claim.subject)
         for channel in plan.channels_of(number):
             steps.setdefault(channel, set()).add(number)
+            visits |= channel is Channel.SMS and claim.verb in _VISITS
         if claim.verb in _EVENTS:
             events.add(_EVENTS[claim.verb])
         if claim.verb == "responded":
@@ -49,6 +56,7 @@ def need_of(plan: Plan, step_no: int) -> Need | None:
     waits = [step.wait, *(change.wait for change in step.by_segment.values() if change.wait is not None)]
     return Need(
         steps={channel: frozenset(numbers) for channel, numbers in steps.items()},
+        visits=visits,
         events=frozenset(events),
         conversions=frozenset(conversions),
         wait=min(waits),

@@ -44,7 +44,7 @@ _SOONEST = SOONEST_CLICK // timedelta(microseconds=1)
 
 
 class Told(NamedTuple):
-    """One receipt of a message; `at` in microseconds, `machine_why` as the store has it."""
+    """One receipt of a message; `at` in microseconds, `machine_why` as the store has it; `is_ours`: of our own page."""
 
     key: str
     kind: ReceiptKind
@@ -52,6 +52,7 @@ class Told(NamedTuple):
     attempt_id: str | None = None
     url_key: str | None = None
     machine_why: MachineWhy | None = None
+    is_ours: bool = False
 
 
 def known(connection: Connection, refs: Collection[MessageRef]) -> dict[MessageRef, list[Told]]:
@@ -61,7 +62,7 @@ def known(connection: Connection, refs: Collection[MessageRef]) -> dict[MessageR
     wanted = given(connection, _REF, [(ref.run_id, ref.step_no, ref.seq) for ref in refs])
     r = receipts.c
     found: dict[MessageRef, list[Told]] = {}
-    for run_id, step_no, seq, key, kind, at, attempt_id, url_key, why in connection.execute(
+    for run_id, step_no, seq, key, kind, at, attempt_id, url_key, why, provider in connection.execute(
         select(
             r.run_id,
             r.step_no,
@@ -72,9 +73,11 @@ def known(connection: Connection, refs: Collection[MessageRef]) -> dict[MessageR
             r.attempt_id,
             r.url_key,
             r.machine_why,
+            r.provider,
         ).where(*(r[name] == wanted.c[name] for name in _REF), r.kind.in_((*REACTIONS, ReceiptKind.DELIVERED)))
     ):
-        told = Told(key, ReceiptKind(kind), at, attempt_id, url_key, None if why is None else MachineWhy(why))
+        marked = None if why is None else MachineWhy(why)
+        told = Told(key, ReceiptKind(kind), at, attempt_id, url_key, marked, provider == "page")
         found.setdefault(MessageRef(RunId(run_id), step_no, seq), []).append(told)
     return found
 
@@ -133,10 +136,21 @@ def judge(told: Sequence[Told]) -> dict[str, MachineWhy | None]:
         elif one.kind is ReceiptKind.OPENED:
             whys[one.key] = one.machine_why
         elif one.kind is ReceiptKind.CLICKED:
-            # By its name it is one whatever else is known.
-            own = one.machine_why is MachineWhy.AGENT
-            whys[one.key] = one.machine_why if own else _why_of_click(one, arrived.get(one.attempt_id), links)
+            # By its name, or because it says so, it is one whatever else is known.
+            own = one.machine_why in (MachineWhy.AGENT, MachineWhy.FLAGGED)
+            at = _heard_of(one, arrived.values()) if one.is_ours else arrived.get(one.attempt_id)
+            # Of our own links the receiver told at once whether the text had only just left.
+            soon = MachineWhy.TOO_SOON if one.is_ours and one.machine_why is MachineWhy.TOO_SOON else None
+            whys[one.key] = one.machine_why if own else _why_of_click(one, at, links) or soon
     return whys
+
+
+def _heard_of(click: Told, arrived: Collection[int]) -> int | None:
+    """Return the last delivery that was known when one of our links was followed, whichever request it was of.
+
+    Of texts a delivery has no time but that of its callback, so that one after the click may have been long before it.
+    """
+    return max((at for at in arrived if at <= click.at), default=None)
 
 
 def _why_of_click(click: Told, arrived: int | None, links: Mapping[int, set[str]]) -> MachineWhy | None:

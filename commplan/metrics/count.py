@@ -202,6 +202,19 @@ class Invited:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkClicks:
+    """A counted link of a step's texts by the name its template has for it, and the delivered ones it was clicked in.
+
+    `clicked` by people, `machine_clicked` by machines; of one message both may have.
+    """
+
+    step_no: int
+    link: str
+    clicked: int
+    machine_clicked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
     """Everything counted about one run; tuples are sorted, so the same ledger gives the same value."""
 
@@ -213,12 +226,18 @@ class Metrics:
     scores: tuple[Scores, ...]
     invited: tuple[Invited, ...]
     replies: int
+    links: tuple[LinkClicks, ...] = ()
     doubts: Doubts = field(default_factory=Doubts)  #: what was decided without an answer of a provider
 
     @property
     def snapshot(self) -> int:
         """Everyone the audience's source returned."""
         return sum(group.snapshot for group in self.people)
+
+    @property
+    def linked(self) -> frozenset[int]:
+        """The steps whose texts have links that are counted."""
+        return frozenset(each.step_no for each in self.links)
 
     def tally(self, chosen: Callable[[Cell], bool] = lambda _: True) -> Tally:
         """Return the counts of the cells that `chosen` holds for."""
@@ -227,7 +246,8 @@ class Metrics:
     def of_segment(self, segment: str | None) -> Metrics:
         """Return the figures of one segment alone (None: of the people outside every segment).
 
-        `replies` stays that of the run: a reply is not always known to belong to a person.
+        `replies` and `links` stay those of the run: a reply is not always known to belong to a person, and all segments
+        follow the same links.
         """
         return replace(
             self,

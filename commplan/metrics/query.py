@@ -5,6 +5,7 @@ Never writes, and never brings a row that stands for one person into the process
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,10 +29,32 @@ from sqlalchemy import (
 from commplan.errors import RunError
 from commplan.ids import RunId
 from commplan.ledger import settlement
-from commplan.metrics.count import OPEN_STATES, Cell, Converted, Gathering, Invited, Metrics, People, RunFacts, Scores
+from commplan.metrics.count import (
+    OPEN_STATES,
+    Cell,
+    Converted,
+    Gathering,
+    Invited,
+    LinkClicks,
+    Metrics,
+    People,
+    RunFacts,
+    Scores,
+)
 from commplan.plan import Goal, Plan
-from commplan.store.tables import answers, conversions, gatherings, messages, recipients, replies, rsvps, runs
-from commplan.terms import Channel, MessageState, Reason, RsvpAnswer, RunState
+from commplan.store.tables import (
+    answers,
+    conversions,
+    gatherings,
+    messages,
+    receipts,
+    recipients,
+    replies,
+    rsvps,
+    runs,
+    skeletons,
+)
+from commplan.terms import Channel, MessageState, Reason, ReceiptKind, RsvpAnswer, RunState
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -62,6 +85,7 @@ def measure(connection: Connection, *, run_id: RunId, plan: Plan) -> Metrics:
         gatherings=_gatherings(connection, run_id),
         scores=_scores(connection, run_id),
         invited=tuple(found for event in sorted(plan.events) for found in _invited(connection, run_id, plan, event)),
+        links=_links(connection, run_id, plan),
         doubts=settlement.doubts(connection, run_id),
         replies=connection.execute(
             select(func.count()).select_from(replies).where(replies.c.run_id == run_id, replies.c.auto_why.is_(None))
@@ -320,3 +344,44 @@ def _invited(connection: Connection, run_id: RunId, plan: Plan, event: str) -> t
         .group_by(r.segment)
     )
     return _sorted((Invited(event=event, **row._asdict()) for row in rows), "segment")
+
+
+def _links(connection: Connection, run_id: RunId, plan: Plan) -> tuple[LinkClicks, ...]:
+    """Count the links of texts, those that nobody followed too."""
+    s, r, m = skeletons.c, receipts.c, messages.c
+    named: dict[str, set[str]] = {}
+    for content, links in connection.execute(
+        select(s.content, s.links).where(s.run_id == run_id, s.channel == Channel.SMS, s.links.is_not(None))
+    ):
+        named.setdefault(content, set()).update(json.loads(links))
+    segments = [None, *(segment.name for segment in plan.audience.segments)]
+    counts: dict[tuple[int, str], tuple[int, int]] = {}
+    for step_no in range(1, len(plan.sequence) + 1):
+        touches = (plan.touch(step_no, segment) for segment in segments)
+        sent = {touch.content for touch in touches if touch.channel is Channel.SMS and not touch.skip}
+        counts.update({(step_no, link): (0, 0) for content in sent for link in named.get(content, ())})
+    if not counts:
+        return ()
+    rows = connection.execute(
+        select(
+            r.step_no,
+            r.url_key,
+            func.count(case((r.machine_why.is_(None), r.seq)).distinct()),
+            func.count(case((r.machine_why.is_not(None), r.seq)).distinct()),
+        )
+        .join(messages, and_(m.run_id == r.run_id, m.step_no == r.step_no, m.seq == r.seq))
+        .where(
+            r.run_id == run_id,
+            r.step_no.in_({step_no for step_no, _ in counts}),
+            r.kind == ReceiptKind.CLICKED,
+            r.provider == "page",
+            m.state == MessageState.DELIVERED,
+        )
+        .group_by(r.step_no, r.url_key)
+    )
+    counts.update({(row[0], row[1]): (row[2], row[3]) for row in rows})
+    found = (
+        LinkClicks(step_no=step_no, link=link, clicked=people, machine_clicked=machines)
+        for (step_no, link), (people, machines) in counts.items()
+    )
+    return _sorted(found, "step_no", "link")

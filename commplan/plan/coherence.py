@@ -33,8 +33,6 @@ from commplan.terms import Channel, Purpose
 #: `:since` as a bind parameter, and not PostgreSQL's ``::since``.
 SINCE = re.compile(r"(?<!:):since\b")
 
-_EMAIL_ONLY = {"opened": "opens", "clicked": "clicks"}
-
 
 def cross_check(plan: Tree) -> list[Problem]:
     """Return what does not fit in a plan, given as its file spells it (keys and texts, defaults left out)."""
@@ -255,12 +253,11 @@ def _claims(plan: Tree, step: Tree, path: KeyPath, earlier: Sequence[Tree]) -> I
 
 def _impossible(claim: conditions.Claim, path: KeyPath, subject: Tree) -> Iterator[Problem]:
     channels = step_channels(subject)
-    unknown = "opens" if claim.grade == "open" else _EMAIL_ONLY.get(claim.verb)
-    if unknown is not None and channels == {Channel.SMS}:
+    if (claim.verb == "opened" or claim.grade == "open") and channels == {Channel.SMS}:
         yield Problem(
             path=(*path, "when"),
-            rule=f"{claim}: {unknown} of an SMS cannot be known",
-            remedy="ask for delivered, replied or responded",
+            rule=f"{claim}: opens of an SMS cannot be known",
+            remedy="ask for delivered, clicked, replied or responded",
         )
     if claim.verb == "answered" and "ask" not in subject and "rsvp" not in subject:
         yield Problem(

@@ -13,7 +13,7 @@ from commplan.plan.notation import Target, parse_share, suggestion
 from commplan.plan.tree import KeyPath, Problem, Tree, group, groups, names, repeated, step_channels, text, written
 from commplan.terms import Channel, Metric
 
-_EMAIL_METRICS = frozenset({Metric.OPEN_RATE, Metric.CLICK_RATE, Metric.COMPLAINT_RATE})
+_EMAIL_METRICS = frozenset({Metric.OPEN_RATE, Metric.COMPLAINT_RATE})
 _SURVEY_METRICS = frozenset({Metric.CSAT, Metric.NPS, Metric.ANSWER_RATE})
 _RSVP_METRICS = frozenset({Metric.RSVP_YES, Metric.RSVP_NO, Metric.RSVP_MAYBE})
 _SCALES = {Metric.CSAT: (Decimal(1), Decimal(5)), Metric.NPS: (Decimal(-100), Decimal(100))}

@@ -18,9 +18,10 @@ from sqlalchemy import Row, select
 from commplan import consent, suppression
 from commplan.consent import Contact
 from commplan.content import Library, TemplateFault
+from commplan.content import Rendered as Message
 from commplan.errors import Finding
 from commplan.fence import allowed_addresses
-from commplan.ids import AddressKey, MessageRef, TokenPurpose
+from commplan.ids import AddressKey, LinkRef, MessageRef, TokenPurpose
 from commplan.ledger.enqueue import Draft, Header
 from commplan.ledger.run import Run, frozen_files, plan_of
 from commplan.ledger.schedule import due_in, zones_of
@@ -72,7 +73,8 @@ class Renderer:
         self._store = store
         self._public = settings.public_url
         self._run = run
-        self._library = Library(self._plan, files, run.placeholder)
+        self._short = f"{settings.public_url}/l/"
+        self._library = Library(self._plan, files, run.placeholder, links=self._short)
         self._allowed = allowed_addresses(store, self._plan, settings)
         self._begins = begins
         self._occasions: dict[tuple[int, str | None, str | None, str | None], _Occasion] = {}
@@ -93,7 +95,8 @@ class Renderer:
 
     def _drafts(self, people: Sequence[Row[Any]], listed: Listed) -> list[Draft]:
         columns = [json.loads(person.columns) for person in people]
-        drafts = []
+        drafts: list[Draft] = []
+        linked: list[tuple[int, Message]] = []
         for step_no in range(1, len(self._plan.sequence) + 1):
             refs = [MessageRef(self._run.run_id, step_no, person.seq) for person in people]
             pages = _PAGES if self._plan.sequence[step_no - 1].rsvp else _PAGES[:-1]
@@ -102,10 +105,31 @@ class Renderer:
                 links = {
                     name: f"{self._public}/{path}/{token}" for (name, path, _), token in zip(pages, own, strict=True)
                 }
-                draft = self._draft_one(step_no, person, values, links, listed)
-                if draft is not None:
-                    drafts.append(draft)
+                draft, message = self._draft_one(step_no, person, values, links, listed)
+                if draft is None:
+                    continue
+                if message is not None and message.links:
+                    linked.append((len(drafts), message))
+                drafts.append(draft)
+        self._sign(drafts, linked)
         return drafts
+
+    def _sign(self, drafts: list[Draft], linked: Sequence[tuple[int, Message]]) -> None:
+        """Put each message's own tokens into its counted links."""
+        refs = [
+            LinkRef(MessageRef(self._run.run_id, drafts[at].header.step_no, drafts[at].seq), number)
+            for at, message in linked
+            for number in range(len(message.links))
+        ]
+        tokens = iter(self._store.keyring.links(refs) if refs else ())
+        for at, message in linked:
+            values = list(message.values)
+            for link in message.links:
+                values[link.place] = self._short + next(tokens)
+            targets = [link.target for link in message.links]
+            drafts[at] = drafts[at]._replace(
+                values=orjson.dumps(values).decode(), targets=orjson.dumps(targets).decode()
+            )
 
     def _draft_one(
         self,
@@ -114,15 +138,16 @@ class Renderer:
         columns: Mapping[str, object],
         links: Mapping[str, str],
         listed: Listed,
-    ) -> Draft | None:
+    ) -> tuple[Draft | None, Message | None]:
+        """Return what is to be written of one person's step, and the message in it; no draft if it is at fault."""
         occasion = self._occasion(step_no, person.segment, person.zone, person.country)
         touch = occasion.touch
         key = person.email_key if touch.channel is Channel.EMAIL else person.phone_key
         reason = self._exclusion(touch, person, key, listed)
         if reason is not None:
-            return Draft(header=occasion.header, seq=person.seq, reason=reason)
+            return Draft(header=occasion.header, seq=person.seq, reason=reason), None
         try:
-            rendered = self._library.render(
+            message = self._library.render(
                 touch,
                 locale=person.locale,
                 columns=columns,
@@ -131,15 +156,16 @@ class Renderer:
             )
         except TemplateFault as fault:
             self._faults[fault.finding] += 1
-            return None
-        return Draft(
+            return None, None
+        draft = Draft(
             header=occasion.header,
             seq=person.seq,
             address_key=AddressKey(key),
-            skeleton=rendered.skeleton,
-            values=orjson.dumps(rendered.values).decode(),
-            parts=rendered.parts,
+            skeleton=message.skeleton,
+            values=orjson.dumps(message.values).decode(),
+            parts=message.parts,
         )
+        return draft, message
 
     def _occasion(self, step_no: int, segment: str | None, zone: str | None, country: str | None) -> _Occasion:
         found = self._occasions.get((step_no, segment, zone, country))

@@ -52,6 +52,7 @@ def sections(evaluation: Evaluation) -> list[Section]:
         Section(title="How far people came", chart="funnel"),
         Section(title="Lessons", items=evaluation.lessons or ("The numbers support none beyond the verdicts.",)),
         _steps(evaluation),
+        *_links(evaluation),
         *_segments(evaluation),
         _reasons(evaluation),
         _cost(evaluation),
@@ -100,6 +101,7 @@ def _with_machines(people: str, machines: int) -> str:
 
 def _steps(evaluation: Evaluation) -> Section:
     asking = {survey.step for survey in evaluation.surveys}
+    linked = {link.step for link in evaluation.links}
 
     def row(step: StepResult) -> tuple[Value, ...]:
         c = step.counts
@@ -114,7 +116,7 @@ def _steps(evaluation: Evaluation) -> Section:
                 _with_machines(share(part, c.delivered), machines) if known else "–"
                 for part, machines, known in (
                     (c.opened, c.machine_opened, by_email),
-                    (c.clicked, c.machine_clicked, by_email),
+                    (c.clicked, c.machine_clicked, by_email or step.step in linked),
                     (c.replied, 0, by_sms or c.replied > 0),
                     (c.answered, 0, step.step in asking),
                     (c.opted_out, 0, True),
@@ -127,7 +129,7 @@ def _steps(evaluation: Evaluation) -> Section:
         title="Steps",
         lead="Messages. Delivered is a share of accepted; everything to its right is a share of delivered. "
         "After a plus: what machines opened and clicked (mail scanners, previews, prefetching mail programs); it is in "
-        "no share and no goal. A dash: the channel does not tell.",
+        "no share and no goal. A dash: the channel does not tell, or the text has no link that is counted.",
         table=Table(
             head=(
                 "Step",
@@ -146,6 +148,27 @@ def _steps(evaluation: Evaluation) -> Section:
             numeric=frozenset(range(2, 11)),
         ),
     )
+
+
+def _links(evaluation: Evaluation) -> list[Section]:
+    if not evaluation.links:
+        return []
+    delivered = {step.step: step.counts.delivered for step in evaluation.steps}
+    return [
+        Section(
+            title="Links in texts",
+            lead="Delivered texts in which a person followed the link, and those in which a machine did (previews of "
+            "messengers, scanners). A link is called what its template calls it.",
+            table=Table(
+                head=("Step", "Link", "Clicked by people", "Clicked by machines"),
+                rows=tuple(
+                    (link.step, link.link, share(link.clicked, delivered[link.step]), f"{link.machine_clicked:,}")
+                    for link in evaluation.links
+                ),
+                numeric=frozenset({2, 3}),
+            ),
+        )
+    ]
 
 
 def _segments(evaluation: Evaluation) -> list[Section]:
@@ -339,10 +362,11 @@ _METHOD = (
     "Assigned are people with at least one message that was not excluded when the run was planned; reach and "
     "conversion are shares of them.",
     "Delivery and bounces are shares of accepted messages; opens, clicks, responses, replies, answers, opt-outs and "
-    "complaints are shares of delivered ones. A response is a click, a reply or an answer. Opens, clicks and spam "
-    "reports are known of email only, and reply_rate is of SMS only, so their goals count that channel alone.",
-    "Opens and clicks are people's. What a machine did is counted apart: the provider or the program's own name says "
-    "so, several links were clicked in the same second, or one within five seconds of the delivery.",
+    "complaints are shares of delivered ones. A response is a click, a reply or an answer. Opens and spam reports are "
+    "known of email only, and reply_rate is of SMS only, so their goals count that channel alone; clicks are known of "
+    "email, and of texts whose links are counted.",
+    "Opens and clicks are people's. What a machine did is counted apart: the provider, the program's own name or its "
+    "request says so, several links were clicked in the same second, or one within five seconds of the delivery.",
     "A conversion counts once per person, if it came after their first accepted message and within the goal's time, "
     "for the latest run of the plan that had written to them.",
     "A goal on a rate is met if even the worst that is not known yet leaves it met, missed if even the best leaves it "

@@ -18,6 +18,7 @@ from commplan.sandbox.dice import Dice
 _CONNECT, _READ = 5.0, 10.0
 _REDIRECTS = 3
 _AGENT = "Mozilla/5.0 (sandbox)"
+_PREVIEWER_AGENT = "facebookexternalhit/1.1 Facebot Twitterbot/1.0"
 _SCANNER_AGENT = "Mozilla/5.0 (compatible; LinkScanner/1.0)"
 
 
@@ -67,6 +68,10 @@ class Browser:
         """Look at a link as a mail scanner does: HEAD, then GET."""
         await self._request("HEAD", url, agent=_SCANNER_AGENT)
         await self._request("GET", url, agent=_SCANNER_AGENT)
+
+    async def preview(self, url: str) -> Page:
+        """Fetch a link as a messenger does before anybody has read the message."""
+        return await self._request("GET", url, agent=_PREVIEWER_AGENT)
 
     async def submit(self, page: Page, form: Form, fields: list[tuple[str, str]]) -> Page:
         """Send a form that was found on a page."""

@@ -163,7 +163,10 @@ class Handsets:
         self._truth.note(text, "delivered", moment)
         self._status(text, "delivered", moment)
         urls = _URL.findall(text.body)
-        for act in person.sms_acts(text.nth, invites=bool(self._visitor.find(urls, Place.SETUP))):
+        acts = person.sms_acts(text.nth, invites=bool(self._visitor.find(urls, Place.SETUP, Place.LINK)))
+        if person.has_preview(self._config.switches.previewed_share):
+            acts = [Act(after=person.nth(text.nth).between("preview", 0, 3), deed=Deed.PREVIEW), *acts]
+        for act in acts:
             due = moment + act.after
             self._schedule.at(due, partial(self._act, text, person, act, due))
 
@@ -172,11 +175,16 @@ class Handsets:
         language = language_of(text.body)
         match act.deed:
             case Deed.VISIT | Deed.CLICK:
-                for url in self._visitor.find(urls, Place.SETUP, Place.PAGE, Place.SURVEY)[:1]:
+                for url in self._visitor.find(urls, Place.SETUP, Place.PAGE, Place.SURVEY, Place.LINK)[:1]:
                     self._truth.note(text, "visited", moment)
-                    await self._visitor.look(url)
+                    if await self._visitor.look(url) and self._visitor.find([url], Place.LINK):
+                        self._truth.note(text, "clicked", moment)
+            case Deed.PREVIEW:
+                for url in self._visitor.find(urls, Place.LINK):
+                    if await self._visitor.preview(url):
+                        self._truth.note(text, "machine_clicked", moment)
             case Deed.CONVERT:
-                for url in self._visitor.find(urls, Place.SETUP)[:1]:
+                for url in self._visitor.find(urls, Place.SETUP, Place.LINK)[:1]:
                     await self._visitor.set_up(url, partial(self._truth.note, text, "converted"))
             case Deed.REPLY:
                 self._truth.note(text, "replied", moment)

@@ -26,6 +26,7 @@ class Deed(StrEnum):
     """Something a person, or the machine in front of one, does with a message that arrived."""
 
     SCAN = "scan"
+    PREVIEW = "preview"
     MACHINE_OPEN = "machine_open"
     OPEN = "open"
     CLICK = "click"
@@ -112,6 +113,10 @@ class Person:
     def has_disguise(self, share: float) -> bool:
         """Tell whether a scanner in front of this mailbox calls itself a browser, as a share of them does."""
         return self._dice.chance("disguised", share)
+
+    def has_preview(self, share: float) -> bool:
+        """Tell whether this telephone draws previews of links, as a share of them does."""
+        return self._dice.chance("previews", share)
 
     def email_acts(
         self, nth: int, *, asks: bool, invites: bool, answerable: bool = False, disguised: bool = False

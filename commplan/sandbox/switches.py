@@ -103,6 +103,9 @@ class Switches(BaseModel):
         description="Share of mail scanners that call themselves browsers and come within a second of the delivery; "
         "the others say who they are",
     )
+    previewed_share: Share = Field(
+        0.3, description="Share of telephones that fetch the links of a text to draw a preview, and say so"
+    )
     idless_share: Share = Field(
         0.5, description="Share of bounces after a delivery that carry no `sg_message_id` and no custom args"
     )
@@ -139,6 +142,7 @@ class Switches(BaseModel):
             "scanner_clicks": False,
             "disguised_share": 0.0,
             "idless_share": 0.0,
+            "previewed_share": 0.0,
             "sms_per_second": 0.0,
         }
         return cls.of({**calm, **changes})

@@ -32,6 +32,7 @@ class Place(StrEnum):
     SURVEY = "survey"
     UNSUBSCRIBE = "unsubscribe"
     CHOICE = "choice"  #: what to get, and whether it is theirs at all
+    LINK = "link"  #: somewhere that only shows when it is followed
     ELSEWHERE = "elsewhere"  #: outside the places the sandbox may visit
 
 
@@ -42,7 +43,13 @@ def place_of(config: SandboxConfig, url: str) -> Place:
     base = config.public_url.rstrip("/") + "/"
     if url.startswith(base):
         first = urlsplit(url[len(base) :]).path.split("/")[0]
-        return {"u": Place.UNSUBSCRIBE, "s": Place.SURVEY, "p": Place.CHOICE, "w": Place.CHOICE}.get(first, Place.PAGE)
+        return {
+            "u": Place.UNSUBSCRIBE,
+            "s": Place.SURVEY,
+            "p": Place.CHOICE,
+            "w": Place.CHOICE,
+            "l": Place.LINK,
+        }.get(first, Place.PAGE)
     return Place.SETUP if "/setup/" in urlsplit(url).path else Place.PAGE
 
 
@@ -53,6 +60,7 @@ class Visitor:
         self._config = config
         self._schedule = schedule
         self._browser = browser
+        self._followed: set[str] = set()
         self._set_up: set[str] = set()
         #: Visits that failed for good: the page refused, or nobody answered for minutes.
         self.disappointed = 0
@@ -69,9 +77,15 @@ class Visitor:
             return scored[int(pleased * len(scored))][1]
         return found[0] if found else None
 
-    async def look(self, url: str) -> None:
-        """Open a page and leave."""
-        await self._browser.get(url)
+    async def look(self, url: str) -> bool:
+        """Open a page and leave; tell whether there was one, or the way to one."""
+        page = await self._browser.get(url)
+        return page.ok or page.url != url
+
+    async def preview(self, url: str) -> bool:
+        """Fetch a link as a messenger does that draws a preview of it; tell as `look`."""
+        page = await self._browser.preview(url)
+        return page.ok or page.url != url
 
     async def scan(self, urls: Iterable[str]) -> None:
         """Open every page that may be visited, as a mail scanner does."""
@@ -79,11 +93,22 @@ class Visitor:
             await self._browser.scan(url)
 
     async def set_up(self, url: str, done: Callable[[float], None]) -> None:
-        """Open a set-up page and send its form, once per page; `done` gets the plan time."""
-        if url in self._set_up:
+        """Open a set-up page and send its form, once per page, by whatever link; `done` gets the plan time."""
+        if url in self._followed:
             return
-        self._set_up.add(url)
-        await self._try(partial(self._send_form, url, None), done, 0)
+        self._followed.add(url)
+        landed = [url]
+
+        def choose(page: Page) -> list[tuple[str, str]]:
+            landed[0] = page.url
+            return _as_suggested(page)
+
+        def first(moment: float) -> None:
+            if landed[0] not in self._set_up:
+                self._set_up.add(landed[0])
+                done(moment)
+
+        await self._try(partial(self._send_form, url, choose), first, 0)
 
     async def unsubscribe(self, url: str, done: Callable[[float], None]) -> None:
         """Open an unsubscribe page and confirm."""

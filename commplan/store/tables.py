@@ -241,6 +241,7 @@ skeletons = Table(
     Column("text", Text, nullable=False),
     Column("html", Text, nullable=False),
     Column("placeholders", Text, nullable=False),  # JSON: list, in the order of a message's values
+    Column("links", Text),  # JSON: list, what the template calls the links of its text that are counted
     UniqueConstraint("run_id", "digest"),
 )
 
@@ -313,6 +314,7 @@ message_values = Table(
     Column("step_no", SmallInteger, primary_key=True, autoincrement=False),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("slot_values", Text, nullable=False),  # JSON: list, in the order of the skeleton's placeholders
+    Column("targets", Text),  # JSON: list, where the skeleton's links lead
     sqlite_with_rowid=False,
 )
 
@@ -415,7 +417,7 @@ receipts = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("received_at", UtcDateTime, nullable=False),
     Column("agent_class", Text),  # kind of program that opened or clicked
-    Column("url_key", Text),  # digest of the address that was clicked
+    Column("url_key", Text),  # digest of the address that was clicked; of a link that we count, its name
     Column("machine_why", Text),  # why an open or a click is taken for a machine's; None: it is a person's
     Column("address_key", Text),  # of an event without any id of ours, which is placed by its address
     Index(None, "run_id", "step_no", "seq"),

@@ -5,6 +5,7 @@ Never guesses: what cannot be placed is kept or counted, and an opt-out is honou
 
 from commplan.tracking.backlog import Backlog, backlog
 from commplan.tracking.inbox import BEAT, Applied, PostKind, append, append_listed, apply_inbox, waiting
+from commplan.tracking.link import Destination, destination
 from commplan.tracking.page import (
     MAX_TEXT,
     SCALES,
@@ -32,6 +33,7 @@ __all__ = [
     "Answer",
     "Applied",
     "Backlog",
+    "Destination",
     "Invitation",
     "PostKind",
     "Preferences",
@@ -43,6 +45,7 @@ __all__ = [
     "apply_inbox",
     "backlog",
     "choose",
+    "destination",
     "disown",
     "find_visit",
     "invitation",

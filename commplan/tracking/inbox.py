@@ -21,7 +21,7 @@ from commplan.errors import UnreadableError
 from commplan.ledger import facts as ledger
 from commplan.ledger import feed
 from commplan.ledger.facts import Fact
-from commplan.receipts import mail, sendgrid, twilio
+from commplan.receipts import link, mail, sendgrid, twilio
 from commplan.receipts.base import Parsed
 from commplan.store import Store
 from commplan.store.given import given
@@ -52,6 +52,7 @@ class PostKind(StrEnum):
     SENDGRID_INBOUND = "sendgrid.inbound"
     #: A text that nobody posted to us: it was found in Twilio's list, which tells its time.
     TWILIO_LISTED = "twilio.listed"
+    LINK_CLICK = "link.click"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +250,8 @@ def _read(kind: str, query: Mapping[str, str], body: bytes) -> Parsed:
                 return Parsed(receipts=(mail.parse(body),))
             case PostKind.TWILIO_LISTED:
                 return Parsed(receipts=(twilio.parse_listed(twilio.read_form(body)),))
+            case PostKind.LINK_CLICK:
+                return Parsed(receipts=(link.parse(query),))
     except UnreadableError:
         pass
     return Parsed(receipts=(), unreadable=1)

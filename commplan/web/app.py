@@ -26,6 +26,7 @@ from commplan.store import Store
 from commplan.web.client import Proxies
 from commplan.web.gate import Gate
 from commplan.web.hooks import Hooks
+from commplan.web.links import Links
 from commplan.web.meter import Measured, Meter
 from commplan.web.pages import Pages
 from commplan.web.ready import Readiness
@@ -93,6 +94,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
     hooks = Hooks(store, settings, on_post=applier.wake)
     pages = Pages(store, settings)
     readiness = Readiness(store, settings)
+    links = Links(store, pages, on_click=applier.wake)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -116,6 +118,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
             Route("/hooks/twilio/status", hooks.twilio_status, methods=["POST"]),
             Route("/hooks/twilio/inbound", hooks.twilio_inbound, methods=["POST"]),
             *pages.routes,
+            Route("/l/{token}", links.follow, methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readiness.readyz, methods=["GET"]),
             Route("/metrics", meter.metrics, methods=["GET"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -12,6 +13,7 @@ from sqlalchemy import select
 from commplan import archive, campaign
 from commplan.store.tables import answers, enrolments
 from commplan.terms import Channel, MessageState
+from commplan.tracking import destination
 from tests.campaign.conftest import FACTS, PLAN, Customer, Rehearsal, Role, happened, noted
 
 NEW_YORK, SHANGHAI = "America/New_York", "Asia/Shanghai"
@@ -139,7 +141,7 @@ def _require_words(here: Rehearsal) -> None:
         who = here.customers[int(row.contact_id) - 1]
         seen = here.content(one)
         chinese = (who.lang or "en").startswith("zh")
-        assert f"/setup/{row.contact_id}" in seen["text"] or one["ref"].step_no == 3
+        assert one["ref"].step_no == 3 or _leads_to(here, seen["text"], f"/setup/{row.contact_id}")
         if one["channel"] == Channel.SMS:
             assert ("退订回复STOP" in seen["text"]) is chinese
             assert ("Reply STOP to opt out" in seen["text"]) is not chinese
@@ -152,6 +154,15 @@ def _require_words(here: Rehearsal) -> None:
             if one["ref"].step_no == 1:
                 for_vips = ("call of twenty minutes" if not chinese else "二十分钟") in seen["text"]
                 assert for_vips is (who.value >= 1_000)
+
+
+def _leads_to(here: Rehearsal, text: str, page: str) -> bool:
+    """Tell whether a text links to a page, by its address or by a short link."""
+    if page in text:
+        return True
+    [token] = re.findall(rf"{re.escape(here.settings.public_url)}/l/(\w+)", text)
+    found = destination(here.store, here.store.keyring.open_link(token))
+    return found is not None and found.target.endswith(page)
 
 
 def _require_hours(here: Rehearsal) -> None:

@@ -5,10 +5,13 @@ from decimal import Decimal
 
 import jsonschema
 import pytest
+from sqlalchemy import insert
 
-from commplan import evaluation
+from commplan import evaluation, metrics
 from commplan.evaluation import Evaluation
 from commplan.evaluation.wording import REASONS, STATES
+from commplan.report import to_html, to_markdown
+from commplan.store.tables import receipts, skeletons
 from commplan.terms import Channel, MessageState, Reason, Verdict
 
 START = datetime(2026, 12, 1, 2, 0, tzinfo=UTC)
@@ -217,3 +220,49 @@ def test_the_document_survives_json_and_keeps_to_its_schema(run, assess):
 def test_every_state_and_reason_has_words():
     assert REASONS.keys() == set(Reason)
     assert STATES.keys() == set(MessageState)
+
+
+def _linked(run, *, clicks):
+    """Let everybody's text have two counted links, which people (None) and machines (why) followed."""
+    run_id = run.save()
+    with run.store.write() as connection:
+        connection.execute(
+            insert(skeletons).values(
+                run_id=run_id, skeleton_no=1, digest="d" * 64, content="nudge", channel="sms", locale="en",
+                subject="", text="…", html="", placeholders="[]", links='["setup_url", "https://help.example/"]',
+            )
+        )  # fmt: skip
+        rows = [
+            {"receipt_key": f"{number}", "provider": "page", "kind": "clicked", "run_id": run_id, "step_no": 2,
+             "seq": seq, "at": START, "received_at": START, "url_key": link, "machine_why": why}
+            for number, (seq, link, why) in enumerate(clicks)
+        ]  # fmt: skip
+        connection.execute(insert(receipts), rows)
+    return run_id
+
+
+@pytest.mark.parametrize("channels", ["both", "text alone"])
+def test_links_of_texts_are_counted_by_their_names_for_people_and_machines_apart(run, make_plan, prices, channels):
+    run.person(run.email(clicked_at=START), run.sms(clicked_at=START, machine_clicked_at=START))
+    run.person(run.email(), run.sms(machine_clicked_at=START))
+    run.person(run.email(), run.sms("failed", clicked_at=START))
+    run_id = _linked(
+        run,
+        clicks=[(1, "setup_url", None), (1, "setup_url", None), (1, "setup_url", "agent"), (2, "setup_url", "flagged"),
+                (3, "setup_url", None)],
+    )  # fmt: skip
+    step = {} if channels == "both" else {"step": "nudge"}
+    plan = make_plan(goals=[{"id": "follow", "metric": "click_rate", "target": "at least 10%", **step}])
+    with run.store.read() as connection:
+        counted = metrics.measure(connection, run_id=run_id, plan=plan)
+    found = evaluation.evaluate(counted, plan, prices, run_key="a@1", now=START + 20 * DAY, sandbox=True)
+    assert [(link.step, link.link, link.clicked, link.machine_clicked) for link in found.links] == [
+        ("nudge", "setup_url", 1, 2),
+        ("nudge", "https://help.example/", 0, 0),
+    ]
+    # Three emails, and two texts that were delivered.
+    assert (found.goals[0].numerator, found.goals[0].denominator) == ((2, 5) if channels == "both" else (1, 2))
+    text = to_markdown(found, charts=False)
+    assert "| nudge | setup\\_url | 1 (50.0%) | 2 |" in text
+    assert "1 (50.0%) + 2" in text
+    assert "Links in texts" in to_html(found, charts=False)

@@ -177,7 +177,9 @@ def test_people_assigned_but_never_accepted_stay_in_the_denominator_of_conversio
         assert (goal.numerator, goal.denominator, goal.verdict) == (1, 2, Verdict.MET)
 
 
-def test_opens_and_clicks_count_email_alone_and_replies_sms_alone(run, assess, make_plan):
+def test_opens_and_clicks_count_email_alone_where_no_text_has_a_counted_link_and_replies_sms_alone(
+    run, assess, make_plan
+):
     run.person(run.email(opened_at=START, clicked_at=START), run.sms(replied_at=START + 3 * DAY))
     run.person(run.email(), run.sms())
     run.person(run.email(), run.sms("not_needed"))

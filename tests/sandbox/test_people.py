@@ -230,3 +230,15 @@ def test_a_form_is_filled_in_by_choices_texts_and_hidden_fields(pleased, score):
     fields, chosen = fill(form, Dice(1, "x"), score=pleased, words="很好")
     assert chosen == score
     assert fields == [("csrf", "1"), ("score", str(score)), ("again", "yes"), ("why", "很好"), ("else", "")]
+
+
+@pytest.mark.parametrize(("role", "previews"), [("click", 1.0), ("click", 0.0), ("silent", 1.0), ("silent", 0.0)])
+def test_a_person_follows_the_short_link_of_a_text_and_their_telephone_draws_a_preview_of_it(
+    start, receiver, role, previews
+):
+    sandbox = start(people={"+12025550123": role}, previewed_share=previews)
+    sandbox.text(Body=f"Finish: {receiver.url}/l/abc")
+    (truth,) = sandbox.settle()
+    assert (truth["clicked"], truth["visited"], truth["machine_clicked"]) == (role == "click",) * 2 + (previews == 1.0,)
+    agents = [request.headers["User-Agent"].partition("/")[0] for request in receiver.to("/l/", "GET")]
+    assert agents == ["facebookexternalhit"] * int(previews) + ["Mozilla"] * (role == "click")

@@ -44,6 +44,10 @@ class Pages:
         """Say kindly that there is nothing here."""
         return self._desk.gone(request)
 
+    def over(self, request: Request) -> Response:
+        """Say kindly that what was here is over."""
+        return self._desk.gone(request, status=410)
+
     def busy(self, request: Request) -> Response:
         """Say kindly that this was too often."""
         return self._desk.show(request, "busy.html.j2", status=429)

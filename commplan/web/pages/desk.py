@@ -106,11 +106,11 @@ class Desk:
         text = page.render(language=self.language(request, visit), **values)
         return HTMLResponse(text, status_code=status)
 
-    def gone(self, request: Request) -> Response:
+    def gone(self, request: Request, *, status: int = 404) -> Response:
         """Return the page for what is not there: no link of ours, or a part of one."""
         # Whoever wants to hear no more is led to the page that takes an address; only from a place one folder deep.
         optout = "../u/-" if "token" in request.path_params else None
-        return self.show(request, "gone.html.j2", status=404, optout=optout)
+        return self.show(request, "gone.html.j2", status=status, optout=optout)
 
     def closed(self, request: Request, visit: Visit, what: str) -> Response:
         """Return the page for a link that takes no answer any more; `what` is `survey` or `rsvp`."""
