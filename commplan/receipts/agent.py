@@ -26,7 +26,10 @@ _PARTS: Mapping[AgentClass, tuple[str, ...]] = {
         "facebookexternalhit",  # developers.facebook.com/docs/sharing/webmasters/web-crawlers
         "facebookexternalua",  # suped.com: how can I identify bot user agents in my email click data
         "snap url preview",  # developers.snap.com/robots
-        "whatsapp/",  # as its own name says, like the five below
+        "google-pagerenderer",  # Google Messages, the texting program of Android; Odoo's link tracker
+        "kakaotalk-scrap",  # as its own name says, like the seven below
+        "line-poker",
+        "whatsapp/",
         "telegrambot",
         "twitterbot",
         "linkedinbot",

@@ -30,6 +30,8 @@ _LOG = logging.getLogger("commplan.web")
 
 #: Links that were followed last, which lead on while the store cannot be read; and visits that wait to be kept.
 _REMEMBERED, _MOST_WAITING = 10_000, 10_000
+#: So many of those that wait are kept with one that is kept: a visitor waits for no more.
+_WITH_ONE = 20
 
 
 class Links:
@@ -41,7 +43,7 @@ class Links:
         self._on_click = on_click
         self._known: OrderedDict[str, Destination] = OrderedDict()
         self._waiting: deque[Click] = deque(maxlen=_MOST_WAITING)
-        self._turn = threading.Lock()
+        self._memory, self._turn = threading.Lock(), threading.Lock()
 
     async def follow(self, request: Request) -> Response:
         """Send a visitor on to where the link leads, after keeping that they came."""
@@ -78,7 +80,7 @@ class Links:
         return RedirectResponse(found.target, status_code=302)
 
     def _remember(self, token: str, found: Destination) -> None:
-        with self._turn:
+        with self._memory:
             self._known[token] = found
             self._known.move_to_end(token)
             if len(self._known) > _REMEMBERED:
@@ -88,16 +90,25 @@ class Links:
         """Keep a visit durably; one that the store does not take waits in memory, until it takes another."""
         try:
             self._append(click)
-            self._keep_waiting()
         except StoreError:
             self._waiting.append(click)
             _LOG.warning("a click waits to be kept", extra={"waiting": len(self._waiting)})
+            return
+        if self._turn.acquire(blocking=False):
+            try:
+                self._keep_waiting(_WITH_ONE)
+            except StoreError:
+                _LOG.warning("clicks still wait to be kept", extra={"waiting": len(self._waiting)})
+            finally:
+                self._turn.release()
 
-    def _keep_waiting(self) -> None:
-        with self._turn:
-            while self._waiting:
-                self._append(self._waiting[0])
-                self._waiting.popleft()
+    def _keep_waiting(self, most: int) -> None:
+        """Keep visits that wait, the oldest first; for whoever holds the turn."""
+        for _ in range(most):
+            if not self._waiting:
+                return
+            self._append(self._waiting[0])
+            self._waiting.popleft()
 
     def _append(self, click: Click) -> None:
         tracking.append(self._store, kind=PostKind.LINK_CLICK, query=click.written(), body=b"")
@@ -108,7 +119,8 @@ class Links:
         with self._store.read() as connection:
             if not feed.is_asked(connection, nonce):
                 return False
-        self._keep_waiting()
+        with self._turn:
+            self._keep_waiting(_MOST_WAITING)
         with self._store.write() as connection:
             feed.hear(connection, nonce, self._store.clock.now())
         return True

@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from commplan import archive, bundle, campaign
 from commplan.errors import InputError
+from commplan.explain import explain
 from commplan.ledger import feed
 from commplan.store.tables import feed_beats, message_values, receipts
 from commplan.terms import Channel
@@ -47,6 +48,13 @@ def test_who_clicked_gets_no_second_text_and_whose_telephone_only_drew_a_preview
         ("welcome", "setup_url", 1, 2),
         ("again", "setup_url", 0, 1),
     ]
+    told = explain(here.store, here.settings, address="+12025550101").runs[0].messages[0].decisions
+    said = {one.what for one in told if "clicked" in one.what}
+    assert said == {
+        "page says clicked on the link setup_url",
+        "page says clicked on the link setup_url, by a machine (agent)",
+        "counts as clicked",
+    }
     with here.store.read() as connection:
         kept = connection.execute(
             select(receipts.c.agent_class, receipts.c.machine_why).where(receipts.c.kind == "clicked").distinct()

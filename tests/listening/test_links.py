@@ -110,6 +110,7 @@ def test_what_is_kept_of_a_visit_is_the_message_the_link_the_time_and_the_kind_o
         ({"User-Agent": "facebookexternalhit/1.1 Facebot Twitterbot/1.0"}, "agent"),
         ({"User-Agent": "WhatsApp/2.23.20.0"}, "agent"),
         ({"User-Agent": "TelegramBot (like TwitterBot)"}, "agent"),
+        ({"User-Agent": "Mozilla/5.0 Google-PageRenderer Google (+https://developers.google.com/)"}, "agent"),
         ({"User-Agent": "curl/8.5.0"}, "agent"),
         ({**PHONE, "Purpose": "prefetch"}, "flagged"),
         ({**PHONE, "Sec-Purpose": "prefetch;prerender"}, "flagged"),

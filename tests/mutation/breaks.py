@@ -132,6 +132,13 @@ BREAKS = (
         test=f"{_TRACKING}test_a_scanner_is_known_by_its_name_and_the_person_who_clicks_later_counts[sqlite]",
     ),
     Break(
+        rule="7. What is fetched unasked is no response",
+        file="commplan/receipts/link.py",
+        line="    return agent, MachineWhy.FLAGGED if unasked else None\n",
+        instead="    return agent, None\n",
+        test="tests/listening/test_links.py::test_a_head_is_a_machines_and_tells_where_the_link_leads[sqlite]",
+    ),
+    Break(
         rule="8. What was started is what goes out: the files of the first start",
         file="commplan/ledger/run.py",
         line="            .values(starts=1, started_machine=machine_now(), alive_machine=machine_now())\n",
