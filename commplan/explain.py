@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Table, and_, or_, select, union
+from sqlalchemy import Column, ColumnElement, Connection, Row, Table, Text, and_, or_, select, union
 
 from commplan import consent
 from commplan.audience.address import find_key
@@ -19,12 +19,14 @@ from commplan.clock import Clock
 from commplan.consent import EVERY_CHANNEL, Contact, Suppression
 from commplan.content import fill
 from commplan.errors import InputError, RunError
+from commplan.holder import places
 from commplan.ids import AddressKey, MessageRef, RunId, TokenPurpose
 from commplan.ledger.run import plan_of
 from commplan.ledger.schedule import zones_of
 from commplan.plan import Plan, Touch
 from commplan.settings import Settings
 from commplan.store import Store
+from commplan.store.given import given
 from commplan.store.tables import (
     answers,
     attempts,
@@ -173,18 +175,18 @@ def _recipients(
 ) -> Sequence[Row[Any]]:
     """Return the person's rows, newest run first: by the address they have, or that a message of theirs went to."""
     of_runs = select(runs.c.run_id) if key is None else select(runs.c.run_id).where(runs.c.run_key == key)
-    person = select(recipients.c.run_id, recipients.c.seq).where(recipients.c.run_id.in_(of_runs))
-    ways = [
-        person.where(recipients.c.email_key.in_(keys)),
-        person.where(recipients.c.phone_key.in_(keys)),
-        select(messages.c.run_id, messages.c.seq).where(
-            messages.c.address_key.in_(keys), messages.c.run_id.in_(of_runs)
-        ),
-    ]
-    if who is not None:
-        ways = [person.where(recipients.c.people == who.people, recipients.c.contact_id == who.contact_id)]
-    # Each way by an index of its own, where one condition with OR would read every snapshot.
-    found = union(*ways).subquery("found")
+    if who is None:
+        found = places(connection, keys, of_runs)
+    else:
+        found = (
+            select(recipients.c.run_id, recipients.c.seq)
+            .where(
+                recipients.c.run_id.in_(of_runs),
+                recipients.c.people == who.people,
+                recipients.c.contact_id == who.contact_id,
+            )
+            .subquery("found")
+        )
     return connection.execute(
         select(recipients, runs.c.run_key, runs.c.plan, runs.c.state.label("run_state"), runs.c.snapshot_at)
         .join(found, (found.c.run_id == recipients.c.run_id) & (found.c.seq == recipients.c.seq))
@@ -224,9 +226,14 @@ class _Teller:
     def _rows(
         self, table: Table, by: Column[Any], keys: Sequence[AddressKey], known: set[Contact]
     ) -> Sequence[Row[Any]]:
-        of_person = [and_(table.c.people == who.people, table.c.contact_id == who.contact_id) for who in known]
-        mine = or_(table.c.address_key.in_(keys), *of_person)
-        return self._connection.execute(select(table).where(mine).order_by(table.c.at, by)).all()
+        people = sorted((who.people, who.contact_id) for who in known)
+        named = given(self._connection, {"people": Text(), "contact_id": Text()}, people)
+        at = given(self._connection, {"address_key": Text()}, [(key,) for key in sorted(set(keys))])
+        mine = union(
+            select(by).join(at, table.c.address_key == at.c.address_key),
+            select(by).join(named, and_(table.c.people == named.c.people, table.c.contact_id == named.c.contact_id)),
+        )
+        return self._connection.execute(select(table).where(by.in_(mine)).order_by(table.c.at, by)).all()
 
     def part(self, row: Row[Any]) -> Part:
         """Return the person of a recipient's row in its run."""
@@ -339,9 +346,9 @@ class _Teller:
             .where(or_(attempts.c.attempt_id == message.attempt_id, attempts.c.attempt_id.in_(told)))
             .order_by(attempts.c.wire_machine)
         ):
-            given = [f"status {row.status}" if row.status else "", f"code {row.code}" if row.code else ""]
-            given.append(f"provider id {row.provider_id}" if row.provider_id else "")
-            what = ", ".join(filter(None, [f"request {row.attempt_id}: {row.outcome}", *given]))
+            said = [f"status {row.status}" if row.status else "", f"code {row.code}" if row.code else ""]
+            said.append(f"provider id {row.provider_id}" if row.provider_id else "")
+            what = ", ".join(filter(None, [f"request {row.attempt_id}: {row.outcome}", *said]))
             closed = f"answered {clock.at(row.closed_machine):%H:%M:%S}" if row.closed_machine else "no answer"
             yield Decision(at=row.wire_at, what=what, rule=f"carried {row.messages:,} messages; {closed}")
 

@@ -8,22 +8,24 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, select, union
+from sqlalchemy import Connection, insert
 
 from commplan.audience.address import find_key
 from commplan.consent import BLOCKS, EVERY_CHANNEL, EVERYWHERE, OF_TOPIC, SCOPE_ALL, WISHES, Contact
 from commplan.contacts.sheet import open_sheet
 from commplan.errors import Finding, InputError
+from commplan.holder import addresses_of, people_at
 from commplan.ids import AddressKey
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.store.tables import audit, recipients, runs
-from commplan.suppression import Entry, entries, restore, strike, suppress
+from commplan.store.tables import audit
+from commplan.suppression import Entry, entries, entries_about, restore, strike, suppress
 from commplan.terms import Channel, Reason
 
 #: What can only be true of addresses of one channel.
@@ -43,8 +45,8 @@ STAYS: Mapping[Reason, str] = {
 #: What a person asked for, and so is lifted only with a note of how they took it back.
 _ASKED = frozenset({Reason.UNSUBSCRIBED, Reason.DECLINED, Reason.PAUSED})
 _NOTE_NEEDED = "the person asked for it; say with --note how they took it back"
-#: Lines written in one transaction.
-_CHUNK = 500
+#: Lines of an import that are put by, or of an export that are looked up, at once.
+PAGE = 5_000
 #: The columns of a list, in the order they are written. `address` is only there for people to read.
 COLUMNS = (
     *("address", "key", "channel", "people", "contact_id"),
@@ -85,7 +87,7 @@ def suppress_address(
     channel, key = _find(store, settings, address)
     wanted = _reason(reason, scope, until, channel, "--reason")
     with store.write() as connection:
-        people: list[Contact | None] = [*_people_at(connection, key)] if wanted in WISHES else []
+        people: list[Contact | None] = [*people_at(connection, [key]).get(key, ())] if wanted in WISHES else []
         changed = [
             suppress(
                 connection,
@@ -116,7 +118,8 @@ def unsuppress_address(store: Store, settings: Settings, address: str, *, by: st
     lifted: list[Entry] = []
     left: list[tuple[Entry, str]] = []
     with store.write() as connection:
-        for line in entries(connection, address_key=key, contacts=_people_at(connection, key)):
+        people = people_at(connection, [key]).get(key, ())
+        for line in entries_about(connection, address_keys=[key], contacts=people):
             if line.lifted_at is not None or (line.until is not None and line.until <= now):
                 continue
             if (why := STAYS.get(line.reason)) is not None:
@@ -161,9 +164,9 @@ def import_list(store: Store, settings: Settings, file: Path, *, by: str) -> tup
     if findings:
         raise InputError(findings)
     changed = 0
-    for start in range(0, len(lines), _CHUNK):
+    for start in range(0, len(lines), PAGE):
         with store.write() as connection:
-            changed += sum(restore(connection, line) for line in lines[start : start + _CHUNK])
+            changed += sum(restore(connection, line) for line in lines[start : start + PAGE])
     with store.write() as connection:
         _note(store, connection, "suppressions import", by=by, lines=changed)
     return len(lines), changed
@@ -269,23 +272,18 @@ def export_list(store: Store, file: Path) -> int:
         ) from None
     count = 0
     with os.fdopen(handle, "w", encoding="utf-8", newline="") as out, store.read() as connection:
-        known = dict(_addresses(connection))
         writer = csv.writer(out)
         writer.writerow(COLUMNS)
-        for line in entries(connection):
-            who = ("", "") if line.contact is None else (line.contact.people, line.contact.contact_id)
-            times = ("" if at is None else at.isoformat() for at in (line.at, line.until, line.lifted_at))
-            head = (known.get(line.address_key, ""), line.address_key, line.channel)
-            writer.writerow([*head, *who, line.reason, line.scope, line.source, *times])
-            count += 1
+        lines = entries(connection)
+        while page := list(islice(lines, PAGE)):
+            known = addresses_of(connection, {line.address_key for line in page})
+            for line in page:
+                who = ("", "") if line.contact is None else (line.contact.people, line.contact.contact_id)
+                times = ("" if at is None else at.isoformat() for at in (line.at, line.until, line.lifted_at))
+                head = (known.get(line.address_key, ""), line.address_key, line.channel)
+                writer.writerow([*head, *who, line.reason, line.scope, line.source, *times])
+            count += len(page)
     return count
-
-
-def _addresses(connection: Connection) -> Iterator[tuple[str, str]]:
-    r = recipients.c
-    for key, address in ((r.email_key, r.email), (r.phone_key, r.phone)):
-        for row in connection.execute(select(key, address).where(key.is_not(None)).distinct()):
-            yield row[0], row[1]
 
 
 def _find(store: Store, settings: Settings, address: str) -> tuple[Channel, AddressKey]:
@@ -293,15 +291,6 @@ def _find(store: Store, settings: Settings, address: str) -> tuple[Channel, Addr
     if found is None:
         raise InputError.one("ADDRESS", "it is neither an email address nor a phone number", "write a number as +47…")
     return found
-
-
-def _people_at(connection: Connection, key: AddressKey) -> list[Contact]:
-    """Return everybody who has had an address in a run."""
-    r = recipients.c
-    person = select(r.people, r.contact_id).where(r.run_id.in_(select(runs.c.run_id)))
-    # Each way by an index of its own, where one condition with OR would read every snapshot.
-    rows = connection.execute(union(person.where(r.email_key == key), person.where(r.phone_key == key)))
-    return [Contact(people=row.people, contact_id=row.contact_id) for row in rows]
 
 
 def _note(store: Store, connection: Connection, what: str, *, by: str, lines: int) -> None:

@@ -6,9 +6,12 @@ Never judges whether the silence is real: that is the feed's to prove.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from commplan.condition import And, Claim, Condition, Not, Or
 
+#: So long after the end of a gap of the feed, whatever providers kept back has come, and silence is proven again.
+PROVEN_AGAIN = timedelta(hours=25)
 #: What people do, or do not do. Whether a message arrived is the provider's to say.
 _DEEDS = frozenset({"responded", "opened", "clicked", "replied", "answered", "converted"})
 

@@ -6,7 +6,7 @@ and every change of an entry is kept beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -29,6 +29,9 @@ from commplan.ids import AddressKey, RunId
 from commplan.store.given import given
 from commplan.store.tables import recipients, suppression_changes, suppressions
 from commplan.terms import Channel, Reason
+
+#: Lines of the whole list that are read at once.
+_PAGE = 5_000
 
 
 class Listed:
@@ -165,29 +168,48 @@ def _place_of(connection: Connection, line: Entry) -> _Place:
     )
 
 
-def entries(
-    connection: Connection, *, address_key: AddressKey | None = None, contacts: Iterable[Contact] = ()
+def entries(connection: Connection) -> Iterator[Entry]:
+    """Yield every line of the list, lifted ones included, oldest first, a page at a time."""
+    last = 0
+    while True:
+        page = connection.execute(
+            select(suppressions)
+            .where(suppressions.c.suppression_id > last)
+            .order_by(suppressions.c.suppression_id)
+            .limit(_PAGE)
+        ).all()
+        if not page:
+            return
+        yield from map(_entry, page)
+        last = page[-1].suppression_id
+
+
+def entries_about(
+    connection: Connection, *, address_keys: Iterable[AddressKey], contacts: Iterable[Contact]
 ) -> list[Entry]:
-    """Return lines of the list, lifted ones included, oldest first: all, or those about an address and some people."""
-    about = [and_(suppressions.c.people == who.people, suppressions.c.contact_id == who.contact_id) for who in contacts]
-    if address_key is not None:
-        about.append(and_(suppressions.c.people.is_(None), suppressions.c.address_key == address_key))
-    query = select(suppressions).order_by(suppressions.c.suppression_id)
-    return [
-        Entry(
-            channel=row.channel,
-            address_key=AddressKey(row.address_key),
-            contact=None if row.people is None else Contact(people=row.people, contact_id=row.contact_id),
-            scope=row.scope,
-            reason=Reason(row.reason),
-            source=row.source,
-            at=row.at,
-            until=row.until,
-            lifted_at=row.lifted_at,
-            said=row.said,
-        )
-        for row in connection.execute(query.where(or_(*about)) if about else query)
+    """Return the lines about some addresses and some people, lifted ones included, oldest first."""
+    keys, who = _asked(connection, address_keys, contacts)
+    about_address = select(suppressions).join(keys, suppressions.c.address_key == keys.c.address_key)
+    rows = [
+        *connection.execute(about_address.where(suppressions.c.people.is_(None))),
+        *connection.execute(select(suppressions).join(who, _is_named(who))),
     ]
+    return [_entry(row) for row in sorted(rows, key=lambda row: row.suppression_id)]
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(
+        channel=row.channel,
+        address_key=AddressKey(row.address_key),
+        contact=None if row.people is None else Contact(people=row.people, contact_id=row.contact_id),
+        scope=row.scope,
+        reason=Reason(row.reason),
+        source=row.source,
+        at=row.at,
+        until=row.until,
+        lifted_at=row.lifted_at,
+        said=row.said,
+    )
 
 
 def spoke_from(
@@ -209,13 +231,21 @@ def look_up(
     connection: Connection, *, address_keys: Iterable[str], contacts: Iterable[Contact], now: datetime
 ) -> Listed:
     """Return what the suppression list says about addresses and people, on every channel; two statements."""
-    keys = given(connection, {"address_key": Text()}, [(key,) for key in address_keys])
-    who = given(
-        connection,
-        {"people": Text(), "contact_id": Text()},
-        [(contact.people, contact.contact_id) for contact in contacts],
-    )
+    keys, who = _asked(connection, address_keys, contacts)
     return _listed(connection, keys, who, now)
+
+
+def _asked(
+    connection: Connection, address_keys: Iterable[str], contacts: Iterable[Contact]
+) -> tuple[Subquery, Subquery]:
+    # Each once: a join would otherwise tell a line as often as it was asked for.
+    keys = given(connection, {"address_key": Text()}, [(key,) for key in sorted(set(address_keys))])
+    named = {(contact.people, contact.contact_id) for contact in contacts}
+    return keys, given(connection, {"people": Text(), "contact_id": Text()}, sorted(named))
+
+
+def _is_named(who: Subquery) -> ColumnElement[bool]:
+    return (suppressions.c.people == who.c.people) & (suppressions.c.contact_id == who.c.contact_id)
 
 
 def of_recipients(connection: Connection, run_id: RunId, first: int, last: int, *, now: datetime) -> Listed:
@@ -228,7 +258,6 @@ def of_recipients(connection: Connection, run_id: RunId, first: int, last: int, 
 
 
 def _listed(connection: Connection, keys: Subquery, who: Subquery, now: datetime) -> Listed:
-    named = (suppressions.c.people == who.c.people) & (suppressions.c.contact_id == who.c.contact_id)
     by_address: dict[tuple[Channel, AddressKey], frozenset[Suppression]] = {}
     by_contact: dict[tuple[str, Contact], frozenset[Suppression]] = {}
     for row in connection.execute(
@@ -238,7 +267,7 @@ def _listed(connection: Connection, keys: Subquery, who: Subquery, now: datetime
     ):
         address = Channel(row.channel), AddressKey(row.address_key)
         by_address[address] = by_address.get(address, frozenset()) | {_suppression(row)}
-    for row in connection.execute(select(suppressions).join(who, named).where(in_force(now))):
+    for row in connection.execute(select(suppressions).join(who, _is_named(who)).where(in_force(now))):
         person = row.channel, Contact(people=row.people, contact_id=row.contact_id)
         by_contact[person] = by_contact.get(person, frozenset()) | {_suppression(row)}
     return Listed(by_address, by_contact)

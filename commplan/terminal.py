@@ -32,11 +32,9 @@ from commplan.report.voice import remarks, score
 from commplan.settings import Settings
 from commplan.settle import Settled
 from commplan.store import Store
-from commplan.terms import Channel, MessageState, RunState, Verdict
+from commplan.terms import ENDED, Channel, MessageState, RunState, Verdict
 
 _VERDICT = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.INCONCLUSIVE: "yellow"}
-
-_ENDED = (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED)
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
@@ -272,7 +270,7 @@ def status_of(store: Store, settings: Settings, key: str) -> Status:
     """Return where a run is; RunError when there is none."""
     run = ledger_run.find_run(store, key)
     due = next_due(store, run.run_id) if run.state is RunState.EXECUTING else None
-    unbatched = None if run.state in _ENDED else why_unbatched(store, settings)
+    unbatched = None if run.state in ENDED else why_unbatched(store, settings)
     with store.read() as connection:
         sends_emails = Channel.EMAIL in ledger_run.plan_of(connection, run.run_id).channels
         return Status(
@@ -281,7 +279,7 @@ def status_of(store: Store, settings: Settings, key: str) -> Status:
             standstill=standstill(connection, run.run_id),
             next_due=None if due is None else due.at,
             steps=tuple(backlog(connection, run.run_id, store.clock)),
-            holds=() if run.state in _ENDED else tuple(standing(connection, run.run_id, store.clock)),
+            holds=() if run.state in ENDED else tuple(standing(connection, run.run_id, store.clock)),
             countries=tuple(country_halts_of(connection, run.run_id, store.clock.now())),
             difference=proof.balance(connection, run.run_id, run.run_key).difference,
             unbatched=unbatched if sends_emails else None,
@@ -315,7 +313,7 @@ def show_status(store: Store, settings: Settings, key: str) -> bool:
     if found.unbatched is not None:
         show(Text(found.unbatched, style="yellow"))
     show(Group(Text(), *_backlog(found, now), Text(found.line, style="bold")))
-    return found.state in (*_ENDED, RunState.HELD)
+    return found.state in {*ENDED, RunState.HELD}
 
 
 def _backlog(found: Status, now: datetime) -> Iterable[RenderableType]:

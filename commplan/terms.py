@@ -39,6 +39,10 @@ class RunState(StrEnum):
     SUPERSEDED = "superseded"  #: began so late that the plan's next occurrence was due; it has sent nothing
 
 
+#: States that a run never leaves.
+ENDED = frozenset({RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED})
+
+
 class MessageState(StrEnum):
     """Where a message is. Each contact of the snapshot is in exactly one of these for every step."""
 

@@ -12,8 +12,10 @@ from sqlalchemy import select, update
 from commplan import optout
 from commplan.consent import BLOCKS, SCOPE_ALL, SCOPE_MARKETING, Contact
 from commplan.errors import InputError
+from commplan.explain import explain
 from commplan.settings import Settings
 from commplan.store import Store, open_store
+from commplan.store.bulk import insert_rows
 from commplan.store.tables import audit, recipients, suppressions
 from commplan.suppression import Entry, active, entries, restore
 from commplan.terms import Channel, Reason
@@ -310,3 +312,51 @@ def test_a_line_by_key_is_held_to_what_an_export_writes(
     file.write_text(f"key,channel,people,contact_id,reason\n{row}\n", encoding="utf-8")
     with pytest.raises(InputError, match=rule):
         optout.import_list(world.store, settings, file, by="kim")
+
+
+def moved(world: World, seq: int, address: str) -> None:
+    """Give somebody another address, as a gathering does between two steps."""
+    key = world.store.keyring.address_key("email", address)
+    with world.store.write() as connection:
+        connection.execute(update(recipients).where(recipients.c.seq == seq).values(email=address, email_key=key))
+
+
+def test_a_wish_from_an_address_that_somebody_had_at_an_earlier_step_holds_for_them(
+    world: World, settings: Settings
+) -> None:
+    world.send([1])
+    moved(world, 1, "moved@person.example.com")
+    optout.suppress_address(world.store, settings, ANN, by="kim")
+    assert world.people_suppressed() == {("email", 1, "all", "never_contact")}
+    optout.unsuppress_address(world.store, settings, ANN, by="kim")
+    assert world.people_suppressed() == world.suppressed() == set()
+
+
+def test_an_address_that_two_thousand_people_share_is_suppressed_and_lifted(store: Store, settings: Settings) -> None:
+    world = make_world(store, people=2_000)
+    key = store.keyring.address_key("email", ANN)
+    with store.write() as connection:
+        connection.execute(update(recipients).values(email=ANN, email_key=key))
+    optout.suppress_address(store, settings, ANN, by="kim")
+    assert len(world.people_suppressed()) == 2_000
+    assert len(optout.unsuppress_address(store, settings, ANN, by="kim").lifted) == 2_001
+    assert len(explain(store, settings, address=ANN).suppressions) == 2_001
+
+
+def test_an_export_reads_the_list_in_pages_and_loses_no_line(store: Store, settings: Settings, tmp_path: Path) -> None:
+    world = make_world(store, people=3)
+    strangers = 2 * optout.PAGE + 1
+    with store.write() as connection:
+        insert_rows(
+            connection,
+            suppressions,
+            ("channel", "address_key", "scope", "reason", "source", "at"),
+            [("email", f"{at:032x}", "all", "never_contact", "test", at) for at in range(strangers)],
+        )
+    optout.suppress_address(store, settings, ANN, by="kim")
+    file = tmp_path / "list.csv"
+    assert optout.export_list(store, file) == strangers + 2
+    with file.open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    assert len({(row["key"], row["contact_id"]) for row in rows}) == strangers + 2
+    assert [row["address"] for row in rows if row["address"]] == [world.email(1)] * 2

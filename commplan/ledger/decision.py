@@ -15,7 +15,7 @@ from commplan.ledger.run import plan_of, record
 from commplan.ledger.schedule import reschedule
 from commplan.store import Store
 from commplan.store.tables import feed_decisions, messages, runs
-from commplan.terms import FeedDecision, MessageState, RunState
+from commplan.terms import ENDED, FeedDecision, MessageState
 
 _NEWEST = (
     select(feed_decisions)
@@ -51,7 +51,7 @@ def decide(
     now = store.clock.now()
     with store.write() as connection:
         run = connection.execute(select(runs.c.run_key, runs.c.state).where(runs.c.run_id == run_id)).one()
-        if run.state in (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED):
+        if run.state in ENDED:
             raise RunError(f"{run.run_key} is {run.state}; nothing of it waits")
         plan = plan_of(connection, run_id)
         step = plan.sequence[step_no - 1]

@@ -34,15 +34,14 @@ from sqlalchemy import (
 )
 
 from commplan.clock import Clock
+from commplan.silence import PROVEN_AGAIN
 from commplan.store import Store
 from commplan.store.tables import feed_beats
-from commplan.store.types import UtcDateTime
+from commplan.store.types import UtcDateTime, instant
 from commplan.terms import Channel
 
 #: A provider repeats a post that we did not take for so long; what is older is lost.
 RETRIED_FOR = timedelta(hours=24)
-#: So long after the end of a gap everything that was kept back has come.
-PROVEN_AGAIN = timedelta(hours=25)
 
 #: A heartbeat each hundredth of the wait that it proves, at least this often and at most that.
 _SHARE, _OFTENEST, _SELDOMEST = 100, timedelta(minutes=1), timedelta(minutes=10)
@@ -211,7 +210,7 @@ def _search(events: frozenset[str]) -> _Search:
     turn = or_(beat.c.good == 0, beat.c.before.is_(None), beat.c.before_good == 0, far)
     others = feed_beats.alias("others")
     waits = select(func.min(others.c.sent_at)).where(_mine(others), _pending(others)).scalar_subquery()
-    before = func.coalesce(waits, _moment("ahead"))
+    before = func.coalesce(waits, instant("ahead"))
     last = select(beats.sent_at).where(known, good == 1, beats.sent_at < before).order_by(beats.sent_at.desc()).limit(1)
     failure = select(beats.failure).where(mine, ~pending).order_by(beats.sent_at.desc()).limit(1)
     return _Search(
@@ -221,17 +220,13 @@ def _search(events: frozenset[str]) -> _Search:
 
 
 def _mine(of: FromClause) -> ColumnElement[bool]:
-    return and_(of.c.channel == bindparam("channel"), of.c.sent_at >= _moment("since"))
+    return and_(of.c.channel == bindparam("channel"), of.c.sent_at >= instant("since"))
 
 
 def _pending(of: FromClause) -> ColumnElement[bool]:
     """Return the SQL for: a heartbeat may still be heard."""
     unsaid = or_(of.c.failure.is_(None), of.c.failure == _BEING_ASKED)
-    return and_(of.c.heard_at.is_(None), unsaid, of.c.sent_at > _moment("pending"))
-
-
-def _moment(name: str) -> ColumnElement[datetime]:
-    return bindparam(name, type_=UtcDateTime())
+    return and_(of.c.heard_at.is_(None), unsaid, of.c.sent_at > instant("pending"))
 
 
 def ask(store: Store, channel: Way, *, every: timedelta) -> str | None:

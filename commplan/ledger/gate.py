@@ -21,7 +21,7 @@ from commplan.ledger.need import Need, need_of
 from commplan.ledger.schedule import LOOK_LATER
 from commplan.plan import Plan
 from commplan.store.tables import gatherings, inbox, messages, runs
-from commplan.store.types import UtcDateTime
+from commplan.store.types import UtcDateTime, instant
 from commplan.terms import Channel, FeedDecision
 
 #: Before anything that has a time here.
@@ -219,7 +219,7 @@ def unproven(plan: Plan, step_no: int) -> ColumnElement[bool]:
     if need is None:
         raise ValueError("the step does not rest on silence")
     numbers = sorted(frozenset().union(*need.steps.values()))
-    late = messages.c.not_after > _moment("silence_until")
+    late = messages.c.not_after > instant("silence_until")
     if numbers:
         earlier = messages.alias("spoken_of")
         too_early = (
@@ -228,17 +228,13 @@ def unproven(plan: Plan, step_no: int) -> ColumnElement[bool]:
                 earlier.c.run_id == messages.c.run_id,
                 earlier.c.seq == messages.c.seq,
                 earlier.c.step_no.in_(numbers),
-                earlier.c.accepted_at < _moment("silence_since"),
+                earlier.c.accepted_at < instant("silence_since"),
             )
             .correlate(messages)
             .exists()
         )
         late = or_(late, too_early)
-    return and_(messages.c.not_after > _moment("silence_released"), late)
-
-
-def _moment(name: str) -> ColumnElement[datetime]:
-    return bindparam(name, type_=UtcDateTime())
+    return and_(messages.c.not_after > instant("silence_released"), late)
 
 
 def parameters(plan: Plan, step_no: int, proof: Proof) -> dict[str, object]:

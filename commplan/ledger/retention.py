@@ -15,11 +15,10 @@ from sqlalchemy import delete, func, select
 from commplan.ledger import feed
 from commplan.store import Store
 from commplan.store.tables import feed_beats, inbox, runs
-from commplan.terms import Channel, RunState
+from commplan.terms import ENDED, Channel
 
 #: Most rows, and most bytes of posts, that go in one transaction, and most transactions of one purge of either kind.
 _ROWS, _BYTES, _TURNS = 500, 8 * 1024 * 1024, 200
-_OVER = (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED)
 #: A follow-up after so long a wait has the longest pause between heartbeats.
 _LONG = timedelta(days=365)
 
@@ -81,6 +80,6 @@ def _needed_since(store: Store, otherwise: datetime) -> datetime:
     """Return from when on heartbeats may still prove something: a run rests on those since just before its first."""
     with store.read() as connection:
         oldest: datetime | None = connection.execute(
-            select(func.min(runs.c.created_at)).where(runs.c.state.not_in(_OVER))
+            select(func.min(runs.c.created_at)).where(runs.c.state.not_in(ENDED))
         ).scalar_one()
     return otherwise if oldest is None else oldest - feed.rhythm(_LONG, store.clock).apart

@@ -21,7 +21,7 @@ from commplan.ledger.schedule import LOOK_LATER
 from commplan.ledger.unsettled import EVIDENCE_TIME, number_in_doubt
 from commplan.plan import Plan
 from commplan.store.tables import message_values, messages, recipients, values_of
-from commplan.store.types import UtcDateTime, among, listed
+from commplan.store.types import among, instant, listed
 from commplan.terms import Channel, MessageState, Reason
 
 #: Plan time until a number is looked at again of which it is not known whether it has just been written to.
@@ -35,10 +35,6 @@ _PENDING = (
     MessageState.UNKNOWN,
     MessageState.ACCEPTED,
 )
-
-
-def _moment(name: str) -> Any:
-    return bindparam(name, type_=UtcDateTime())
 
 
 _NAMED = and_(
@@ -141,7 +137,7 @@ def _build(rules: list[_Rule], channel: Channel, mine: ColumnElement[bool]) -> R
 
 def _rules(plan: Plan, batch: Batch, allowed: frozenset[AddressKey] | None, countries: tuple[str, ...]) -> list[_Rule]:
     """Return the rules in order of precedence: the first that applies is the one that is reported."""
-    now = _moment("now")
+    now = instant("now")
     step = plan.sequence[batch.step_no - 1]
     who = recipients.c
     email = batch.channel is Channel.EMAIL
@@ -179,7 +175,7 @@ def _rules(plan: Plan, batch: Batch, allowed: frozenset[AddressKey] | None, coun
         holds = evidence.holds(step.condition, plan, messages)
         unsettled = and_(holds.is_(None), _awaits_receipt(step.condition, plan), messages.c.not_after >= now)
         rules += [
-            _Rule(applies=unsettled, change={"state": MessageState.QUEUED, "due_at": _moment("looked_later")}),
+            _Rule(applies=unsettled, change={"state": MessageState.QUEUED, "due_at": instant("looked_later")}),
             _Rule(
                 applies=holds.is_(None),
                 change={"state": MessageState.NOT_NEEDED, "reason": Reason.CONDITION_UNKNOWN},
@@ -191,13 +187,13 @@ def _rules(plan: Plan, batch: Batch, allowed: frozenset[AddressKey] | None, coun
         rules += [
             _Rule(
                 applies=and_(unproven, messages.c.not_after >= now),
-                change={"state": MessageState.QUEUED, "due_at": _moment("silence_later")},
+                change={"state": MessageState.QUEUED, "due_at": instant("silence_later")},
             ),
             _Rule(applies=unproven, change={"state": MessageState.EXPIRED, "reason": Reason.SILENCE_UNPROVEN}),
         ]
     if batch.channel is Channel.SMS:
-        in_doubt = and_(number_in_doubt(messages, _moment("evidence_since")), messages.c.not_after >= now)
-        rules.append(_Rule(applies=in_doubt, change={"state": MessageState.QUEUED, "due_at": _moment("settled_later")}))
+        in_doubt = and_(number_in_doubt(messages, instant("evidence_since")), messages.c.not_after >= now)
+        rules.append(_Rule(applies=in_doubt, change={"state": MessageState.QUEUED, "due_at": instant("settled_later")}))
     rules.append(_Rule(applies=breaker.held_back(countries, now), change={"state": MessageState.QUEUED}))
     late = messages.c.not_after < now
     rules.append(_Rule(applies=late, change={"state": MessageState.EXPIRED, "reason": Reason.TOO_LATE}))

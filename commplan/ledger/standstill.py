@@ -19,11 +19,10 @@ from commplan.ledger.run import UNDER_WAY, record
 from commplan.store import Store
 from commplan.store.tables import audit, country_halts, runs, stops
 from commplan.store.types import machine_now
-from commplan.terms import RunState
+from commplan.terms import ENDED, RunState
 
 #: States that a person takes a run out of.
 _WAITING = (RunState.PAUSED, RunState.HELD)
-_OVER = (RunState.FINISHED, RunState.CANCELLED, RunState.SUPERSEDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +71,7 @@ def standstill(connection: Connection, run_id: RunId) -> Standstill | None:
             reason=run.reason if run.state == RunState.HELD else detail.get("reason"),
             remedy=f"commplan resume {run.run_key}",
         )
-    return None if run.state in _OVER else stop_in_force(connection)
+    return None if run.state in ENDED else stop_in_force(connection)
 
 
 def pause(store: Store, run_id: RunId, *, by: str, reason: str | None = None) -> bool:

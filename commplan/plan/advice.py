@@ -12,13 +12,12 @@ from commplan import condition as conditions
 from commplan.plan.coherence import SINCE
 from commplan.plan.model import Plan, Step
 from commplan.plan.tree import KeyPath, Problem
+from commplan.silence import PROVEN_AGAIN
 from commplan.terms import Channel
 from commplan.window import Window
 
 #: A window shorter than this lets few messages through, and none after a short disturbance.
 SHORT_WINDOW = timedelta(hours=1)
-#: After a gap of the feed providers repeat what it missed for so long; `ledger.feed` waits for it.
-SILENCE_PROVEN_AGAIN = timedelta(hours=25)
 
 
 def advise(plan: Plan) -> list[Problem]:
@@ -74,7 +73,7 @@ def _waits(plan: Plan) -> Iterator[Problem]:
 
 def _silences(plan: Plan) -> Iterator[Problem]:
     for number, step in enumerate(plan.sequence):
-        if step.silences and step.lateness < SILENCE_PROVEN_AGAIN:
+        if step.silences and step.lateness < PROVEN_AGAIN:
             yield Problem(
                 path=("sequence", number, "not_after"),
                 rule="is shorter than the 25 hours after which silence is proven again once the receiver was down, so "

@@ -52,6 +52,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else from_micros(int(value))
 
 
+def instant(name: str) -> BindParameter[datetime]:
+    """Return the parameter `name` of a statement, which is an instant."""
+    return bindparam(name, type_=UtcDateTime())
+
+
 class machine_now(GenericFunction[float]):  # noqa: N801 (an SQL function)
     """The database's own clock, in seconds since the epoch: leases and rate limits go by it, never by a worker's."""
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from commplan.audience.address import read_phone
+from commplan.audience.address import find_key
 from commplan.consent import SCOPE_ALL, Contact
 from commplan.ids import AddressKey, MessageRef, TokenPurpose
 from commplan.ledger import facts as ledger
@@ -27,7 +27,6 @@ from commplan.suppression import active, lift, suppress
 from commplan.terms import Channel, Reason, ReceiptKind
 from commplan.tracking.consequence import opt_out_scope
 from commplan.tracking.inbox import take_turn
-from commplan.tracking.sender import email_key
 
 #: The scores a scale allows: the lowest and the highest.
 SCALES = {"csat": (1, 5), "nps": (0, 10)}
@@ -198,13 +197,10 @@ def unsubscribe_address(store: Store, address: str, *, default_region: str) -> b
     For those whose link no longer reads: an opt-out is never lost. Whether the address is known makes no
     difference, to what happens or to what is returned. Own transaction.
     """
-    text = clean(address, 320).strip()
-    channel, key = Channel.EMAIL, email_key(store, text) if "@" in text else None
-    if key is None:
-        found = read_phone(text, default_region)
-        if found is None:
-            return False
-        channel, key = Channel.SMS, store.keyring.address_key(Channel.SMS, found[0])
+    found = find_key(store.keyring, clean(address, 320), default_region)
+    if found is None:
+        return False
+    channel, key = found
     with store.write() as connection:
         suppress(
             connection,

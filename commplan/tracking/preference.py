@@ -18,7 +18,7 @@ from commplan.ledger.run import plan_of
 from commplan.plan import Localized, Plan
 from commplan.store import Store
 from commplan.store.tables import recipients, runs
-from commplan.suppression import Entry, entries, look_up, restore, strike, suppress
+from commplan.suppression import Entry, entries_about, look_up, restore, strike, suppress
 from commplan.terms import Channel, Purpose, Reason, ReceiptKind
 from commplan.tracking.inbox import take_turn
 from commplan.tracking.page import Visit, find, note
@@ -229,9 +229,8 @@ class _Person:
 
     def strike(self, which: Callable[[Entry], bool], *, said: str) -> bool:
         """Lift what is in force about the person and their addresses; True if anything was."""
-        lines = list(entries(self._connection, contacts=[self._visit.contact]))
-        for key in self._visit.keys.values():
-            lines += entries(self._connection, address_key=key)
+        who, keys = [self._visit.contact], self._visit.keys.values()
+        lines = entries_about(self._connection, address_keys=keys, contacts=who)
         standing = (line for line in lines if line.lifted_at is None and which(line))
         return sum(strike(self._connection, line, source=_SOURCE, at=self._now, said=said) for line in standing) > 0
 
@@ -273,9 +272,7 @@ class _Person:
         )
 
     def _paused_until(self) -> datetime | None:
-        lines: Iterable[Entry] = entries(
-            self._connection, address_key=self._visit.address_key, contacts=[self._visit.contact]
-        )
+        lines = entries_about(self._connection, address_keys=[self._visit.address_key], contacts=[self._visit.contact])
         ends = [line.until for line in lines if line.reason is Reason.PAUSED and line.lifted_at is None and line.until]
         return max((end for end in ends if end > self._now), default=None)
 
