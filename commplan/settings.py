@@ -9,7 +9,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
@@ -72,6 +72,11 @@ class EmailSettings(_Group):
     from_name: str = Field("commplan", description="Sender name")
     unsubscribe_address: str | None = Field(
         None, description="Mailbox that also takes opt-outs, offered to mail programs in List-Unsubscribe"
+    )
+    groups: Mapping[str, int] = Field(
+        {},
+        description="SendGrid's unsubscribe groups that our opt-outs are put into, as JSON: its id for each topic, for "
+        "`marketing`, or for `any` other",
     )
     webhook_keys: tuple[str, ...] = Field(
         (), description="Public keys of the event webhook, base64 DER; several during a rotation"
@@ -244,6 +249,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
                 add(f"{variable}__", value)
             elif isinstance(value, tuple):
                 variables[variable] = json.dumps([_plain(each) for each in value])
+            elif isinstance(value, Mapping):
+                variables[variable] = json.dumps(dict(value))
             elif value is not None:
                 variables[variable] = _plain(value)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Subquery, Text, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Subquery, Text, and_, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.consent import (
@@ -210,6 +210,15 @@ def _entry(row: Row[Any]) -> Entry:
         lifted_at=row.lifted_at,
         said=row.said,
     )
+
+
+def count_in_force(connection: Connection, now: datetime) -> dict[Reason, int]:
+    """Return how many lines of the list are in force for each reason, in order of precedence."""
+    rows = connection.execute(
+        select(suppressions.c.reason, func.count().label("lines")).where(in_force(now)).group_by(suppressions.c.reason)
+    )
+    found = {row.reason: row.lines for row in rows}
+    return {reason: found[reason] for reason in BLOCKS if reason in found}
 
 
 def spoke_from(

@@ -5,7 +5,7 @@ Shows counts, keys and sentences only; never a person, except to whoever asks fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,11 +28,13 @@ from commplan.ledger.proof import Proof
 from commplan.ledger.schedule import next_due
 from commplan.ledger.standstill import Standstill, standstill, stop_in_force
 from commplan.ledger.unsettled import Unsettled
+from commplan.pull import Standing
+from commplan.push import Backlog
 from commplan.report.voice import remarks, score
 from commplan.settings import Settings
 from commplan.settle import Settled
 from commplan.store import Store
-from commplan.terms import ENDED, Channel, MessageState, RunState, Verdict
+from commplan.terms import ENDED, Channel, MessageState, Reason, RunState, Verdict
 
 _VERDICT = {Verdict.MET: "green", Verdict.MISSED: "red", Verdict.INCONCLUSIVE: "yellow"}
 
@@ -89,6 +91,21 @@ def checkup(checks: Iterable[Check]) -> RenderableType:
     for check in checks:
         table.add_row(check.what, Text(check.found), Text(check.remedy, style="yellow"))
     return table
+
+
+def suppressions(counts: Mapping[Reason, int], lists: Iterable[Standing], waiting: Backlog) -> RenderableType:
+    """Show what of the suppression list is in force, and how far the email provider's lists are read."""
+    ours = _table("In force", ["reason", "lines"])
+    for reason, count in counts.items():
+        ours.add_row(reason, f"{count:,}")
+    theirs = _table("SendGrid's lists", ["list", "last read", "ours", "others'"])
+    theirs.add_column("what is wrong", overflow="fold")
+    for one in lists:
+        read = _moment(one.pulled_at) or "never"
+        failure = Text(one.failure or "", style="yellow")
+        theirs.add_row(one.name.replace("_", " "), read, f"{one.placed:,}", f"{one.strangers:,}", failure)
+    left = f"{waiting.joining:,} opt-outs wait to be put into SendGrid's groups, {waiting.leaving:,} to be taken out"
+    return Group(ours, "", theirs, *([left] if waiting != Backlog() else []))
 
 
 def show_settled(run_key: str, found: Settled) -> None:

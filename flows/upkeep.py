@@ -28,7 +28,7 @@ from flows.orchestrator import PrefectOrchestrator
 @flow(name="upkeep", flow_run_name="upkeep", retries=0, persist_result=False)
 @guarded
 def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
-    """Bring back runs, apply what waits, tell of feedback, prove the feed, poll, settle what nobody knows, purge.
+    """Bring back runs, apply what waits, tell of feedback, prove the feed, poll, settle, keep lists in step, purge.
 
     Args:
         silence: Seconds after which a run that has not been heard of is looked after.
@@ -42,6 +42,7 @@ def upkeep(silence: float = SILENCE.total_seconds()) -> list[State[None]]:
         beats(store, return_state=True),
         polls(store, return_state=True),
         settle(store, return_state=True),
+        lists(store, return_state=True),
         revive(store, silence, return_state=True),
         purge(store, return_state=True),
     ]
@@ -86,6 +87,20 @@ def settle(store: Store) -> None:
     for run, settled in work.settle_runs(store, load_settings(), force=False):
         if settled.asked:
             get_run_logger().info("%s: asked about %s requests of unknown outcome", run.run_key, settled.asked)
+
+
+@task(task_run_name="lists", cache_policy=NO_CACHE)
+@guarded
+def lists(store: Store) -> None:
+    """Take in the email provider's suppression lists, and put our opt-outs into its groups."""
+    pulled, pushed = work.exchange_lists(store, load_settings())
+    if pulled.new or pushed.joined or pushed.left:
+        get_run_logger().info(
+            "%s new on the suppression lists; %s put into unsubscribe groups, %s taken out",
+            *(f"{count:,}" for count in (pulled.new, pushed.joined, pushed.left)),
+        )
+    for why in filter(None, (pulled.failure, pushed.failure)):
+        get_run_logger().warning("the suppression lists wait: %s", why)
 
 
 @task(task_run_name="revive", cache_policy=NO_CACHE)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from commplan.channels.email_sendgrid import SendGridGateway
+from commplan.channels.lists_sendgrid import SendGridLists
 from commplan.channels.sms_twilio import TwilioGateway
 from commplan.envelope import Acceptance, EmailBatch, EventHook, InboundText, Listing, TextMessage, TextStatus
 from commplan.errors import Finding, InputError
@@ -102,6 +103,17 @@ def open_gateways(settings: Settings, *, channels: Collection[Channel] = tuple(C
     return Gateways(
         email=SendGridGateway(settings.email), sms=TwilioGateway(settings.sms, public_url=settings.public_url)
     )
+
+
+def open_lists(settings: Settings) -> SendGridLists:
+    """Return the email provider's suppression lists, without touching the network; InputError as `open_gateways`."""
+    findings = [
+        *_address("COMMPLAN_EMAIL__BASE_URL", settings.email.base_url),
+        *_credentials(settings, Channel.EMAIL),
+    ]
+    if findings:
+        raise InputError(findings)
+    return SendGridLists(settings.email)
 
 
 def _address(place: str, base_url: str) -> Iterator[Finding]:

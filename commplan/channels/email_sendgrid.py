@@ -57,14 +57,14 @@ class _Request(Protocol):
     def header_items(self) -> list[tuple[str, str]]: ...
 
 
-class _Body(bytes):
+class Body(bytes):
     """A body that is JSON already: the SDK's own serialising and logging cost more than all the rest of a request.
 
     The SDK sends a body of any media type but plain ``application/json`` as it is, after ``encode``, and formats it
     for its debug log even if there is none.
     """
 
-    def encode(self, _encoding: str) -> _Body:
+    def encode(self, _encoding: str) -> Body:  # noqa: D102 (what the SDK calls)
         return self
 
     def __str__(self) -> str:
@@ -109,18 +109,24 @@ class _Carrier(Client):  # type: ignore[misc]
         return _Reply(answer)
 
 
+def open_sdk(settings: EmailSettings, transport: Transport) -> SendGridAPIClient:
+    """Return SendGrid's SDK, with the key of the settings, on a transport of ours."""
+    key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
+    base_url = settings.base_url.rstrip("/")
+    # At DEBUG the SDK's carrier logs the key and every body.
+    logging.getLogger("python_http_client").setLevel(logging.WARNING)
+    sendgrid = SendGridAPIClient(api_key=key or "none", host=base_url)
+    headers = {**sendgrid._default_headers, "Content-Type": "application/json; charset=utf-8"}
+    sendgrid.client = _Carrier(transport=transport, host=base_url, request_headers=headers)
+    return sendgrid
+
+
 class SendGridGateway:
     """Sends email batches; safe to share between threads, each call on a connection of its own."""
 
     def __init__(self, settings: EmailSettings, *, transport: Transport | None = None) -> None:
-        key = settings.api_key.get_secret_value() if settings.api_key is not None else ""
-        base_url = settings.base_url.rstrip("/")
-        self._transport = transport or Transport(base_url, timeout=settings.timeout)
-        # At DEBUG the SDK's carrier logs the key and every body.
-        logging.getLogger("python_http_client").setLevel(logging.WARNING)
-        self._sendgrid = SendGridAPIClient(api_key=key or "none", host=base_url)
-        headers = {**self._sendgrid._default_headers, "Content-Type": "application/json; charset=utf-8"}
-        self._sendgrid.client = _Carrier(transport=self._transport, host=base_url, request_headers=headers)
+        self._transport = transport or Transport(settings.base_url.rstrip("/"), timeout=settings.timeout)
+        self._sendgrid = open_sdk(settings, self._transport)
         self._from = {"email": settings.from_address, "name": settings.from_name}
         self._unsubscribe_address = settings.unsubscribe_address
         self._inbound_domain = settings.inbound_domain
@@ -162,8 +168,8 @@ class SendGridGateway:
         moment = since.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         query = f"to_email='{address}' AND sg_message_id_created_at >= TIMESTAMP \"{moment}\""
         logs = self._sendgrid.client.logs
-        with _reading():
-            answer = logs.post(request_body=_Body(orjson.dumps({"query": query, "limit": MOST_LOGGED})))
+        with reading():
+            answer = logs.post(request_body=Body(orjson.dumps({"query": query, "limit": MOST_LOGGED})))
             provider_time = http_date(answer.headers.get("date", ""))
             lines = json.loads(answer.body)["messages"]
             if provider_time is None or len(lines) >= MOST_LOGGED:
@@ -188,7 +194,7 @@ class SendGridGateway:
 
         DeliveryError for everything that is not a whole answer.
         """
-        with _reading(_HOOKS):
+        with reading(_HOOKS):
             answer = self._sendgrid.client.user.webhooks.event.settings.all.get()
             return tuple(
                 EventHook(
@@ -206,9 +212,9 @@ class SendGridGateway:
 
         DeliveryError if it refuses, or may not have understood.
         """
-        with _reading(_HOOKS):
+        with reading(_HOOKS):
             self._sendgrid.client.user.webhooks.event.test.post(
-                request_body=_Body(orjson.dumps({"id": hook_id, "url": url}))
+                request_body=Body(orjson.dumps({"id": hook_id, "url": url}))
             )
 
     def close(self) -> None:
@@ -270,7 +276,7 @@ def is_askable(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def _reading(what: str = "read the Email Logs") -> Iterator[None]:
+def reading(what: str = "read the Email Logs") -> Iterator[None]:
     """Turn whatever keeps an answer from being read into a DeliveryError; `what` it needs a permission for."""
     try:
         yield
@@ -283,10 +289,10 @@ def _reading(what: str = "read the Email Logs") -> Iterator[None]:
         raise UnknownError("SendGrid's answer is not the one it documents") from None
 
 
-def _serialise(shared: Mapping[str, object], personalizations: Sequence[Mapping[str, object]]) -> _Body:
+def _serialise(shared: Mapping[str, object], personalizations: Sequence[Mapping[str, object]]) -> Body:
     """Return the request as JSON; RejectedError names whose text is none (half a surrogate pair has no UTF-8)."""
     with contextlib.suppress(TypeError):
-        return _Body(orjson.dumps({**shared, "personalizations": personalizations}))
+        return Body(orjson.dumps({**shared, "personalizations": personalizations}))
     for index, personalization in enumerate(personalizations):
         try:
             orjson.dumps(personalization)

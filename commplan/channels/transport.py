@@ -27,8 +27,8 @@ CONNECT_SECONDS = 5.0
 #: An idle connection older than this is not written to. Servers close theirs after 5 s (uvicorn) and more; a request
 #: that meets such a close half-way is lost without anyone knowing, and must not be repeated.
 IDLE_SECONDS = 3.0
-#: No answer of a provider is longer; reading stops there.
-LONGEST_ANSWER = 8 * 2**20
+#: Reading stops there. The longest is SendGrid's of everybody in its groups: it has no pages.
+LONGEST_ANSWER = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

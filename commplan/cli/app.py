@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 database = typer.Typer(help="The store.", no_args_is_help=True)
 people = typer.Typer(help="People that come from a file.", no_args_is_help=True)
-listed = typer.Typer(help="The suppression list as a file.", no_args_is_help=True)
+listed = typer.Typer(help="The suppression list.", invoke_without_command=True)
 app.add_typer(listed, name="suppressions")
 app.add_typer(database, name="db")
 app.add_typer(people, name="contacts")

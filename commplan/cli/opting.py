@@ -59,6 +59,39 @@ def unsuppress(
         typer.echo("nothing is in force about this address")
 
 
+@listed.callback()
+def show_list(context: typer.Context) -> None:
+    """Say what is in force, and how far the email provider's lists are read; or do something with the list."""
+    if context.invoked_subcommand is not None:
+        return
+    from commplan import pull, push, terminal
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+    from commplan.suppression import count_in_force
+
+    settings = load_settings()
+    store = open_store(settings, create=False)
+    with store.read() as connection:
+        counts = count_in_force(connection, store.clock.now())
+    terminal.show(terminal.suppressions(counts, pull.standing(store), push.backlog(store, settings)))
+
+
+@listed.command("sync")
+def sync() -> None:
+    """Read the email provider's lists now, and put opt-outs into its groups; upkeep does so by itself."""
+    from commplan import campaign
+    from commplan.settings import load_settings
+    from commplan.store import open_store
+
+    settings = load_settings()
+    pulled, pushed = campaign.exchange_lists(open_store(settings, create=False), settings, force=True)
+    typer.echo(f"new on our list: {pulled.new:,}; put into groups: {pushed.joined:,}, taken out: {pushed.left:,}")
+    for why in filter(None, (pulled.failure, pushed.failure)):
+        typer.echo(why, err=True)
+    if pulled.failure or pushed.failure:
+        raise typer.Exit(1)
+
+
 @listed.command("import")
 def import_list(
     file: Annotated[Path, typer.Argument(help="CSV or XLSX with a column `address`, or one that export wrote")], by: By

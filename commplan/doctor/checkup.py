@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 from commplan.batching import last_passed, why_unbatched
 from commplan.bundle import why_unheard
@@ -14,10 +15,14 @@ from commplan.channels.base import open_gateways
 from commplan.errors import CommplanError, DeliveryError, InputError
 from commplan.fence import reachable
 from commplan.ledger.standstill import stop_in_force
+from commplan.pull import standing
 from commplan.pulse import EVENTS_PATH, hook_at, missing_events
 from commplan.settings import Settings, kind_of
 from commplan.store import Store, open_store
 from commplan.terms import Channel
+
+#: Upkeep reads them every quarter of an hour.
+LISTS_ARE_LATE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,23 @@ def _of_store(store: Store, settings: Settings) -> Iterator[Check]:
         yield Check(what="batching", found="on, as always in rehearsals")
     else:
         yield Check(what="batching", found=f"proven {proven.passed_at:%Y-%m-%d} by {proven.passed_by}")
+    yield _lists(store)
+
+
+def _lists(store: Store) -> Check:
+    """Say when SendGrid's suppression lists were last read to their end, the one longest ago."""
+    what, found = "suppression lists", standing(store)
+    broken = next((one for one in found if one.failure is not None), None)
+    if broken is not None and broken.failure is not None:
+        why, _, remedy = broken.failure.partition("; ")
+        last = "never read" if broken.pulled_at is None else f"last read {broken.pulled_at:%Y-%m-%d %H:%M} UTC"
+        return Check(what=what, found=f"{broken.name}: {last}; {why}", remedy=remedy or "upkeep asks again in a minute")
+    read = [one.pulled_at for one in found if one.pulled_at is not None]
+    if len(read) < len(found):
+        return Check(what=what, found="not read yet; upkeep does it, or commplan suppressions sync")
+    last = f"all last read {min(read):%Y-%m-%d %H:%M} UTC"
+    late = store.clock.now() - min(read) > LISTS_ARE_LATE
+    return Check(what=what, found=last, remedy="see that upkeep runs (commplan up)" if late else "")
 
 
 def _provider(settings: Settings, channel: Channel) -> Check:

@@ -32,6 +32,7 @@ from commplan.sandbox.parse import ParseHook
 from commplan.sandbox.schedule import Schedule
 from commplan.sandbox.sendgrid import SendGrid
 from commplan.sandbox.site import Site
+from commplan.sandbox.suppression import SuppressionLists
 from commplan.sandbox.truth import Truth
 from commplan.sandbox.twilio import Twilio
 from commplan.sandbox.visit import Visitor
@@ -49,7 +50,8 @@ def create_app(config: SandboxConfig) -> Starlette:
     parse = ParseHook(config, schedule, client)
     visitor = Visitor(config, schedule, Browser(client, config.may_follow))
     faults = Faults(config.seed, config.switches.faults)
-    mailboxes = Mailboxes(config, schedule, truth, feed, visitor, parse=parse)
+    lists = SuppressionLists(config)
+    mailboxes = Mailboxes(config, schedule, truth, feed, visitor, parse=parse, lists=lists)
     handsets = Handsets(config, schedule, truth, callbacks, visitor)
     site = Site(config.clock, config.crm)
     console = Console(
@@ -62,6 +64,7 @@ def create_app(config: SandboxConfig) -> Starlette:
         parse=parse,
         handsets=handsets,
         visitor=visitor,
+        lists=lists,
     )
 
     @contextlib.asynccontextmanager
@@ -80,6 +83,7 @@ def create_app(config: SandboxConfig) -> Starlette:
     routes = [
         *SendGrid(config, mailboxes, faults).routes(),
         *MailLog(config, mailboxes).routes(),
+        *lists.routes(),
         *Webhooks(config, feed).routes(),
         *Twilio(config, handsets, faults).routes(),
         *site.routes(),

@@ -19,6 +19,7 @@ from commplan.sandbox.fault import Faults
 from commplan.sandbox.handset import Handsets
 from commplan.sandbox.parse import ParseHook
 from commplan.sandbox.schedule import Schedule
+from commplan.sandbox.suppression import SuppressionLists
 from commplan.sandbox.switches import Fault
 from commplan.sandbox.truth import Truth
 from commplan.sandbox.visit import Visitor
@@ -43,6 +44,7 @@ class Console:
         parse: ParseHook,
         handsets: Handsets,
         visitor: Visitor,
+        lists: SuppressionLists,
     ) -> None:
         self._config = config
         self._schedule = schedule
@@ -53,6 +55,7 @@ class Console:
         self._parse = parse
         self._handsets = handsets
         self._visitor = visitor
+        self._lists = lists
 
     def routes(self) -> list[Route]:
         """Return what the console answers to."""
@@ -64,6 +67,7 @@ class Console:
             Route("/sandbox/faults", self._ask_fault, methods=["POST"]),
             Route("/sandbox/feed", self._cut_feed, methods=["POST"]),
             Route("/sandbox/texts", self._write, methods=["POST"]),
+            Route("/sandbox/lists", self._put, methods=["POST"]),
         ]
 
     async def _health(self, request: Request) -> Response:
@@ -123,6 +127,15 @@ class Console:
             expected = {"channel": [*Channel], "fault": [*Fault], "times": "a number, 1 unless told"}
             return JSONResponse({"error": "not a fault that can be asked for", "expected": expected}, status_code=400)
         self._faults.ask(channel, fault, times)
+        return Response(status_code=204)
+
+    async def _put(self, request: Request) -> Response:
+        """Put an address on a suppression list, as another system on the account would."""
+        try:
+            asked: Any = json.loads(await request.body())
+            self._lists.put(str(asked["list"]), str(asked["email"]), int(asked["created"]))
+        except (ValueError, KeyError, TypeError):
+            return JSONResponse({"error": "an entry has a list, an email and the second it was created"}, 400)
         return Response(status_code=204)
 
     async def _cut_feed(self, request: Request) -> Response:

@@ -15,6 +15,7 @@ from commplan.sandbox.mail import Envelope, Link
 from commplan.sandbox.parse import Letter, ParseHook, quoted
 from commplan.sandbox.people import HOUR, MINUTE, Act, Arrival, Deed, Person, language_of
 from commplan.sandbox.schedule import Schedule
+from commplan.sandbox.suppression import SuppressionLists
 from commplan.sandbox.truth import Content, Record, Truth
 from commplan.sandbox.visit import Place, Visitor
 from commplan.sandbox.webhook import EventFeed, new_event_id
@@ -25,6 +26,13 @@ BOUNCED_BEFORE = "Bounced Address"
 UNSUBSCRIBED_BEFORE = "Unsubscribed Address"
 REPORTED_BEFORE = "Spam Reporting Address"
 INVALID = "Invalid"
+#: The lists that keep mail back, each with the reason that is told; a block does not.
+_DROPPED: Mapping[str, str] = {
+    "bounces": BOUNCED_BEFORE,
+    "spam_reports": REPORTED_BEFORE,
+    "unsubscribes": UNSUBSCRIBED_BEFORE,
+    "invalid_emails": INVALID,
+}
 
 _BROWSERS = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15",
@@ -69,7 +77,7 @@ class Mail(Record):
 
 
 class Mailboxes:
-    """All mailboxes behind the emulated email provider, and its list of suppressed addresses."""
+    """All mailboxes behind the emulated email provider; what its lists hold is dropped."""
 
     def __init__(
         self,
@@ -80,8 +88,10 @@ class Mailboxes:
         visitor: Visitor,
         *,
         parse: ParseHook,
+        lists: SuppressionLists,
     ) -> None:
         self._config = config
+        self._lists = lists
         self._schedule = schedule
         self._truth = truth
         self._feed = feed
@@ -89,8 +99,6 @@ class Mailboxes:
         self._parse = parse
         #: Every message taken over, in order.
         self.accepted: list[Mail] = []
-        #: Address to the reason why later mail to it is dropped.
-        self.suppressed: dict[str, str] = {}
 
     def accept(
         self, request_id: str, envelopes: Iterable[Envelope], tracking: Tracking, invalid: frozenset[int]
@@ -131,8 +139,10 @@ class Mailboxes:
         return Person(self._config.seed, Channel.EMAIL, mail.to.casefold(), self._config.switches.people)
 
     def _process(self, mail: Mail, moment: float) -> None:
-        reason = INVALID if mail.invalid else self.suppressed.get(mail.to.casefold())
+        reason = INVALID if mail.invalid else self._suppressed(mail.to)
         if reason and not (mail.tracking.ignores_suppressions and not mail.invalid):
+            if mail.invalid:
+                self._list("invalid_emails", mail, moment, reason="Mail domain mentioned in email address is unknown")
             self._report(mail, "dropped", moment, {"reason": reason, "smtp-id": _smtp_id(mail)}, happening="dropped")
             return
         self._report(mail, "processed", moment, {"smtp-id": _smtp_id(mail)}, happening="processed")
@@ -149,6 +159,12 @@ class Mailboxes:
         else:
             self._schedule.at(moment, partial(self._deliver, mail, moment, person, arrival))
 
+    def _suppressed(self, address: str) -> str | None:
+        return next((reason for name, reason in _DROPPED.items() if self._lists.has(name, address)), None)
+
+    def _list(self, name: str, mail: Mail, moment: float, **says: str) -> None:
+        self._lists.put(name, mail.to, int(moment + self._config.switches.clock_offset), **says)
+
     def _defer(self, mail: Mail, moment: float, attempt: int) -> None:
         fields = {
             "smtp-id": _smtp_id(mail),
@@ -161,7 +177,6 @@ class Mailboxes:
 
     def _bounce(self, mail: Mail, moment: float, is_permanent: bool, is_named: bool = True) -> None:
         if is_permanent:
-            self.suppressed[mail.to.casefold()] = BOUNCED_BEFORE
             fields: dict[str, object] = {
                 "type": "bounce",
                 "status": "5.1.1",
@@ -175,6 +190,8 @@ class Mailboxes:
                 "reason": "451 4.7.0 Message rejected for policy reasons",
                 "bounce_classification": "Reputation",
             }
+        said = {name: str(fields[name]) for name in ("reason", "status")}
+        self._list("bounces" if is_permanent else "blocks", mail, moment, **said)
         fields |= {"smtp-id": _smtp_id(mail), "tls": 1} if is_named else {}
         happening = "bounced" if is_permanent else "blocked"
         self._report(mail, "bounce", moment, fields, happening=happening, is_named=is_named)
@@ -218,7 +235,7 @@ class Mailboxes:
             case Deed.UNSUBSCRIBE | Deed.ONE_CLICK:
                 await self._unsubscribe(mail, moment, prefers_button=act.deed is Deed.ONE_CLICK)
             case Deed.COMPLAIN:
-                self.suppressed[mail.to.casefold()] = REPORTED_BEFORE
+                self._list("spam_reports", mail, moment, ip="203.0.113.10")
                 self._report(mail, "spamreport", moment, {}, happening="complained")
             case _:
                 pass  # the other deeds are of telephones, or leave no trace
@@ -343,7 +360,7 @@ class Mailboxes:
         elif pages:
             await self._visitor.unsubscribe(pages[0], done)
         elif mail.tracking.unsubscribes:
-            self.suppressed[mail.to.casefold()] = UNSUBSCRIBED_BEFORE
+            self._list("unsubscribes", mail, moment)
             self._report(mail, "unsubscribe", moment, {}, happening="unsubscribed")
 
     def _report(

@@ -75,6 +75,7 @@ class Switches(BaseModel):
     logs_lag: float = Field(10.0, ge=0, le=3_000, description="Minutes of plan time until Email Logs show a message")
     logs_lowercase: bool = Field(True, description="Email Logs know addresses in lower case only, and compare case")
     logs_busy_share: Share = Field(0.2, description="Share of requests to Email Logs that are answered 429")
+    lists_busy_share: Share = Field(0.1, description="Share of requests to suppression lists that are answered 429")
     list_lag: float = Field(
         0.75, ge=0, le=3_000, description="Minutes of plan time until the list of texts shows a new one"
     )
@@ -132,6 +133,7 @@ class Switches(BaseModel):
             "logs_lag": 0.0,
             "logs_lowercase": False,
             "logs_busy_share": 0.0,
+            "lists_busy_share": 0.0,
             "list_lag": 0.0,
             "duplicate_share": 0.0,
             "event_ids_change": False,

@@ -32,7 +32,7 @@ _CACHE_OF_WRITER = 64_000
 _CACHE_OF_READER = 8_000
 _MIGRATIONS = Path(__file__).parent / "migrations"
 #: The last migration: what the tables of this version are.
-REVISION = "0010"
+REVISION = "0011"
 
 
 class Store:

@@ -496,6 +496,31 @@ rsvps = Table(
     Index(None, "plan", "event", "answer"),
 )
 
+#: How far each suppression list of the email provider has been read; its times are the provider's own seconds.
+provider_lists = Table(
+    "provider_lists",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("since", BigInteger, nullable=False, server_default="0"),  # of the reading that goes on, or comes next
+    Column("newest", BigInteger, nullable=False, server_default="0"),  # entry of this reading
+    Column("done", Integer, nullable=False, server_default="0"),  # entries of this reading that are done
+    Column("pulled_at", UtcDateTime),  # when it was last read to its end
+    Column("next_machine", Double, nullable=False, server_default="0"),  # not asked before
+    Column("failure", Text),  # of the last question, and what to do
+    Column("placed", BigInteger, nullable=False, server_default="0"),  # entries about addresses of ours
+    Column("strangers", BigInteger, nullable=False, server_default="0"),  # entries about others, which are not kept
+)
+
+#: Addresses that stand in an unsubscribe group of the email provider, or stood there.
+group_entries = Table(
+    "group_entries",
+    metadata,
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("address_key", String(32), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("removed_at", UtcDateTime),
+)
+
 #: Proofs that the way back from a provider is open: sent through the public address, and heard or not.
 feed_beats = Table(
     "feed_beats",
