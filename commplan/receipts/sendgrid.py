@@ -142,8 +142,9 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
             attempt_id or "",
             provider_id or text_of(event, "smtp-id") or "",
             url or "",
-            # A scanner and a person may follow one link in the same second.
-            *([agent] if why is MachineWhy.AGENT and agent is not None else []),
+            # A scanner and a person may follow one link in the same second. By the program's own name, not by what we
+            # take it for: that changes as we learn of more scanners, and an old event must stay the same fact.
+            *([_agent_name(event)] if kind in _REACTIONS else []),
         ),
         source="sendgrid",
         kind=kind,

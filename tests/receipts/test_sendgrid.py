@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sendgrid.helpers.eventwebhook import EventWebhook
 
 from commplan.errors import ForgedError, UnreadableError
-from commplan.receipts import sendgrid
+from commplan.receipts import agent, sendgrid
 from commplan.terms import ReceiptKind
 
 _COMMON = {
@@ -114,7 +114,7 @@ def test_a_fact_keeps_its_key_when_the_event_id_changes_and_loses_it_when_the_fa
     def key(**changes: object) -> str:
         return read({**base, **changes}).receipts[0].key
 
-    assert key(sg_event_id="other", ip="9.9.9.9", useragent="x") == key()
+    assert key(sg_event_id="other", ip="9.9.9.9") == key()
     others = [
         key(timestamp=1764554401),
         key(url="https://x.example.com/b"),
@@ -177,3 +177,24 @@ def test_no_made_up_signature_is_accepted_or_breaks_anything(signature, timestam
 
 
 _PUBLIC = _key()[1]
+
+
+def test_what_we_take_a_program_for_makes_no_old_event_a_new_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = {
+        "event": "click",
+        "email": "p1@person.example.com",
+        "timestamp": 1764554400,
+        "sg_message_id": "Xj5L.recvd-1",
+        "url": "https://example.com/setup",
+        "useragent": "Barracuda Sentinel (EE)",
+    }
+    body = json.dumps([event, {**event, "useragent": "Mozilla/5.0 (Windows NT 10.0) Chrome/140.0"}]).encode()
+    before = [receipt.key for receipt in sendgrid.parse(body).receipts]
+    # The table of names as an earlier version had it.
+    monkeypatch.setattr(agent, "_PARTS", {})
+    agent.classify.cache_clear()
+    found = sendgrid.parse(body).receipts
+    agent.classify.cache_clear()
+    assert [receipt.machine_why for receipt in found] == [None, None]
+    assert [receipt.key for receipt in found] == before
+    assert len(set(before)) == 2
