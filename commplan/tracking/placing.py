@@ -134,9 +134,9 @@ def place_strays(connection: Connection, strays: Sequence[Stray]) -> list[Fact |
     """Return each as a fact if it is about a message of ours, or may be once more is known; one statement for all.
 
     The provider's name of the message counts first, if it begins with that of a request to the same address. An
-    opt-out without such a name is about the newest message that had gone there: an opt-out is never lost. A bounce
-    without any name is kept with its address, for `commplan.ledger.stray` to place. One with another system's is that
-    system's.
+    opt-out without any name is about the newest message that had gone there: an opt-out is never lost. A bounce without
+    any name is kept with its address, for `commplan.ledger.stray` to place. One with another system's name is that
+    system's; an opt-out then is no reaction to a message of ours.
     """
     sent = _sent_to(connection, {stray.key for stray in strays if stray.key and stray.receipt.kind in _PLACED})
     return [_place(stray, sent.get(stray.key, ()) if stray.key else ()) for stray in strays]
@@ -152,6 +152,9 @@ def _place(stray: Stray, sent: Sequence[_Sent]) -> Fact | None:
     if of is None:
         # What is inferred is no proof that a request was accepted.
         receipt = replace(receipt, code=INFERRED)
+        if receipt.provider_id is not None:
+            # Another system's, unless it is of a request of ours whose name we were never told.
+            sent = [one for one in sent if one.request_id is None]
         if receipt.kind is ReceiptKind.OPTED_OUT:
             gone = [one for one in sent if one.wire_at <= stray.at + CLOCKS_APART]
             of = max(gone, key=lambda one: (one.wire_at, one.ref), default=None)

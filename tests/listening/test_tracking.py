@@ -734,3 +734,18 @@ def test_many_processes_apply_each_post_exactly_once(world, settings, store_url)
     assert sum(applied.posts for applied in found) == 40
     assert sum(applied.new for applied in found) == 80
     assert count(world.store, receipts) == 80
+
+
+def test_an_opt_out_of_another_systems_mail_stops_marketing_and_is_no_reaction_to_ours(world) -> None:
+    attempt = world.send([1])
+    ours = {"email": world.email(1), "timestamp": int(world.start.timestamp()) + 60}
+    world.told(world.event("delivered", attempt=attempt))
+    with world.store.write() as connection:
+        connection.execute(update(attempts).values(provider_id="ours"))
+    world.told({**ours, "event": "group_unsubscribe", "sg_message_id": "theirs.recvd-1", "sg_event_id": "a"})
+    assert world.row().opted_out_at is None
+    assert world.suppressed() == {world.email_suppressed(1, "marketing", "unsubscribed")}
+    # One whose name begins as that of our request is ours.
+    world.told({**ours, "event": "group_unsubscribe", "sg_message_id": "ours.recvd-1", "sg_event_id": "b"})
+    assert world.row().opted_out_at is not None
+    assert world.email_suppressed(1, "getting-started", "unsubscribed") in world.suppressed()
