@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -45,7 +45,7 @@ STAYS: Mapping[Reason, str] = {
 #: What a person asked for, and so is lifted only with a note of how they took it back.
 _ASKED = frozenset({Reason.UNSUBSCRIBED, Reason.DECLINED, Reason.PAUSED})
 _NOTE_NEEDED = "the person asked for it; say with --note how they took it back"
-#: Lines of an import that are put by, or of an export that are looked up, at once.
+#: Lines of an export that are looked up at once.
 PAGE = 5_000
 #: The columns of a list, in the order they are written. `address` is only there for people to read.
 COLUMNS = (
@@ -140,11 +140,28 @@ def import_list(store: Store, settings: Settings, file: Path, *, by: str) -> tup
 
     A line is about an `address`, or about a `key` with its `channel` as `export_list` writes them; `reason` is
     never_contact, `scope` all and `at` now where they are not said. InputError with every line that cannot be taken,
-    and then none is.
+    and then none is. The file is read twice and never held; what it says is written in one transaction of its own,
+    which other writers wait for: a list of hundreds of thousands is for an hour without sending.
     """
     now = store.clock.now()
     findings: list[Finding] = []
-    lines: list[Entry] = []
+    for read in _lines(store, settings, file, by=by, now=now):
+        if isinstance(read, InputError):
+            findings.extend(read.findings)
+    if findings:
+        raise InputError(findings)
+    count = changed = 0
+    with store.write() as connection:
+        for read in _lines(store, settings, file, by=by, now=now):
+            if isinstance(read, InputError):
+                raise read
+            count, changed = count + 1, changed + restore(connection, read)
+        _note(store, connection, "suppressions import", by=by, lines=changed)
+    return count, changed
+
+
+def _lines(store: Store, settings: Settings, file: Path, *, by: str, now: datetime) -> Iterator[Entry | InputError]:
+    """Yield each line of a list as an entry, or as what is wrong with it; InputError if the file is none."""
     with open_sheet(file) as sheet:
         header = [name.strip().lower() for name in sheet.header]
         if unknown := [name for name in header if name not in COLUMNS]:
@@ -158,18 +175,9 @@ def import_list(store: Store, settings: Settings, file: Path, *, by: str) -> tup
         for number, cells in sheet.rows:
             row = dict(zip(header, cells, strict=False))
             try:
-                lines.append(_line(store, settings, row, f"{file}:{number}", source=f"list of {by}", now=now))
+                yield _line(store, settings, row, f"{file}:{number}", source=f"list of {by}", now=now)
             except InputError as error:
-                findings.extend(error.findings)
-    if findings:
-        raise InputError(findings)
-    changed = 0
-    for start in range(0, len(lines), PAGE):
-        with store.write() as connection:
-            changed += sum(restore(connection, line) for line in lines[start : start + PAGE])
-    with store.write() as connection:
-        _note(store, connection, "suppressions import", by=by, lines=changed)
-    return len(lines), changed
+                yield error
 
 
 def _line(store: Store, settings: Settings, row: Mapping[str, str], place: str, *, source: str, now: datetime) -> Entry:

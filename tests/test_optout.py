@@ -7,11 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from commplan import optout
 from commplan.consent import BLOCKS, SCOPE_ALL, SCOPE_MARKETING, Contact
-from commplan.errors import InputError
+from commplan.errors import InputError, StoreError
 from commplan.explain import explain
 from commplan.settings import Settings
 from commplan.store import Store, open_store
@@ -360,3 +360,18 @@ def test_an_export_reads_the_list_in_pages_and_loses_no_line(store: Store, setti
         rows = list(csv.DictReader(opened))
     assert len({(row["key"], row["contact_id"]) for row in rows}) == strangers + 2
     assert [row["address"] for row in rows if row["address"]] == [world.email(1)] * 2
+
+
+def test_a_list_that_cannot_be_written_to_its_end_leaves_no_line_behind(
+    world: World, settings: Settings, tmp_path: Path
+) -> None:
+    with world.store.write() as connection:
+        connection.execute(text("ALTER TABLE audit RENAME TO audit_away"))
+    file = tmp_path / "list.csv"
+    file.write_text("address\n" + "".join(f"s{at}@person.example.com\n" for at in range(600)), encoding="utf-8")
+    with pytest.raises(StoreError):
+        optout.import_list(world.store, settings, file, by="kim")
+    assert world.suppressed() == set()
+    with world.store.write() as connection:
+        connection.execute(text("ALTER TABLE audit_away RENAME TO audit"))
+    assert optout.import_list(world.store, settings, file, by="kim") == (600, 600)
