@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import httpx
 from sendgrid.helpers.eventwebhook import EventWebhook
 
-from commplan.receipts import sendgrid, twilio
+from commplan.receipts import mail, sendgrid, twilio
 from commplan.terms import ReceiptKind
 
 SIGNATURE, STAMP = "X-Twilio-Email-Event-Webhook-Signature", "X-Twilio-Email-Event-Webhook-Timestamp"
@@ -99,8 +99,8 @@ def test_the_providers_clock_may_be_ahead(start, receiver):
 
 def test_the_product_reads_everything_that_is_posted(start, receiver, public_key):
     sandbox = start(people={"+12025550123": "stop", "+12025550124": "undelivered"})
-    roles = ("click", "spam", "bounce", "block", "defer", "scanner")
-    body = sandbox.mail(*(f"{role}@person.example.com" for role in roles))
+    roles = ("click", "spam", "bounce", "block", "defer", "scanner", "reply", "away")
+    body = sandbox.mail(*(f"{role}@person.example.com" for role in roles), reply_to={"email": "r@reply.example.com"})
     body["content"][1]["value"] = f'<a href="{receiver.url}/p/1">x</a>'
     sandbox.post(body)
     for number in ("+12025550123", "+12025550124"):
@@ -112,6 +112,9 @@ def test_the_product_reads_everything_that_is_posted(start, receiver, public_key
         parsed = sendgrid.parse(post.body)
         assert parsed.unreadable == 0
         kinds |= {receipt.kind for receipt in parsed.receipts}
+    for post in receiver.to("/hooks/sendgrid/inbound"):
+        sendgrid.verify(post.body, lowered(post), [public_key])
+        kinds.add(mail.parse(post.body).kind)
     for post in receiver.to("/hooks/twilio/"):
         twilio.verify([receiver.url + post.path], post.body, lowered(post), [sandbox.config.auth_token])
         form = twilio.read_form(post.body)
@@ -119,7 +122,7 @@ def test_the_product_reads_everything_that_is_posted(start, receiver, public_key
         query = {"m": "token", "a": "attempt"}
         kinds.add((twilio.parse_status(query, form) if is_status else twilio.parse_inbound(form)).kind)
     assert kinds == set(ReceiptKind) - {
-        ReceiptKind.DROPPED, ReceiptKind.REPLIED, ReceiptKind.OPTED_IN, ReceiptKind.ANSWERED, ReceiptKind.IGNORED,
+        ReceiptKind.DROPPED, ReceiptKind.OPTED_IN, ReceiptKind.ANSWERED, ReceiptKind.IGNORED,
         ReceiptKind.MACHINE_OPENED,
     }  # fmt: skip
 
