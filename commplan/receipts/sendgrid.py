@@ -94,9 +94,12 @@ def verify(
 
 
 def load(body: bytes) -> list[object]:
-    """Return the events of a post as they came; UnreadableError if it is not a JSON list."""
+    """Return the events of a post as they came; UnreadableError if it is not a JSON list.
+
+    One name of a program that is not UTF-8 does not cost the other events of its batch.
+    """
     try:
-        events = json.loads(body)
+        events = json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         raise UnreadableError("a signed post to the event webhook is not JSON") from None
     if not isinstance(events, list):

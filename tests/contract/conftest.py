@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.listening.conftest import client, serve, signed_settings, signer, world
+
+#: The receiver, what it is asked about, and who signs for the providers.
+__all__ = ["client", "serve", "signed_settings", "signer", "world"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:

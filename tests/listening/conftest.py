@@ -157,7 +157,7 @@ class World:
 
     def status(self, status: str, seq: int = 1, *, attempt: str, step_no: int = NUDGE, **more: str) -> Applied:
         """Let Twilio post a status callback, and apply it."""
-        form = {"MessageSid": f"SM{seq:032d}", "MessageStatus": status, "To": self.phone(seq), **more}
+        form = {"MessageSid": f"SM{seq:032d}", "To": self.phone(seq), **more, "MessageStatus": status}
         query = {"m": self.token(seq, step_no), "a": attempt}
         tracking.append(self.store, kind=PostKind.TWILIO_STATUS, query=query, body=urlencode(form).encode())
         return tracking.apply_inbox(self.store)

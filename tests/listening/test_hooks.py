@@ -1,8 +1,7 @@
-"""The receiver takes what providers signed, byte for byte, and nothing else; it is kept before it is answered."""
+"""The receiver beyond what every hook is held to: moved addresses, rotated keys, a failing store, whatever comes."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 from urllib.parse import urlencode
@@ -16,7 +15,6 @@ from sqlalchemy import select
 from commplan import tracking
 from commplan.store.tables import inbox
 from commplan.terms import MessageState
-from commplan.web.app import MAX_POST
 
 EVENTS = "/hooks/sendgrid/events"
 STATUS = "/hooks/twilio/status"
@@ -29,114 +27,12 @@ def kept(store) -> list:  # type: ignore[no-untyped-def, type-arg]
         return list(connection.execute(select(inbox.c.kind, inbox.c.query, inbox.c.body)))
 
 
-def test_signed_events_are_kept_as_they_came_and_then_applied(client, store, world, signer) -> None:
-    attempt = world.send()
-    body = json.dumps([world.event("delivered", attempt=attempt)]).encode() + b"\r\n"
-    answer = client.post(EVENTS, content=body, headers=signer.sendgrid(body))
-    assert answer.status_code == 204
-    assert [tuple(row) for row in kept(store)] == [("sendgrid.events", "{}", body)]
-    assert world.row().state == MessageState.ACCEPTED
-    tracking.apply_inbox(store)
-    assert world.row().state == MessageState.DELIVERED
-
-
-def _forgeries(signer) -> dict[str, tuple[bytes, dict[str, str]]]:  # type: ignore[no-untyped-def]
-    body = b"[]\r\n"
-    good = signer.sendgrid(body)
-    signature, timestamp = good
-    return {
-        "tampered body": (b"[ ]\r\n", good),
-        "line end lost": (b"[]", good),
-        "other time": (body, {**good, timestamp: "1764554401"}),
-        "unknown key": (body, type(signer)().sendgrid(body)),
-        "no headers": (body, {}),
-        "no signature": (body, {timestamp: good[timestamp]}),
-        "no time": (body, {signature: good[signature]}),
-        "not base64": (body, {**good, signature: "!!!"}),
-        "not a signature": (body, {**good, signature: "AAAA"}),
-        "empty signature": (body, {**good, signature: ""}),
-        "not UTF-8": (b"\xff\xfe\x00", good),
-    }
-
-
-@pytest.mark.parametrize(
-    "forgery", list(_forgeries(type("S", (), {"sendgrid": lambda self, body: {"a": "", "b": ""}})()))
-)
-def test_forged_events_are_refused_and_nothing_is_kept(client, store, signer, forgery) -> None:
-    body, headers = _forgeries(signer)[forgery]
-    assert client.post(EVENTS, content=body, headers=headers).status_code == 403
-    assert kept(store) == []
-
-
 def test_without_a_key_in_the_settings_every_event_is_refused(store, settings, signer, serve) -> None:
     with serve(store, settings) as client:
         assert client.post(EVENTS, content=b"[]", headers=signer.sendgrid(b"[]")).status_code == 403
         form = {"MessageSid": "SM1", "MessageStatus": "sent"}
         headers = signer.twilio("http://127.0.0.1:8025" + STATUS, form)
         assert client.post(STATUS, data=form, headers=headers).status_code == 403
-    assert kept(store) == []
-
-
-@pytest.mark.parametrize("body", [b"", b"{", b'{"event":"open"}', b"\xff\xfe\x00", b"[" * 5000, b"null"])
-def test_signed_rubbish_is_answered_400_and_not_kept(client, store, signer, body) -> None:
-    assert client.post(EVENTS, content=body, headers=signer.sendgrid(body)).status_code == 400
-    assert kept(store) == []
-
-
-@pytest.mark.parametrize("path", [EVENTS, STATUS, INBOUND])
-def test_what_is_too_large_is_refused_unread(client, store, signer, path) -> None:
-    body = b" " * (MAX_POST + 1)
-    assert client.post(path, content=body, headers=signer.sendgrid(body)).status_code == 413
-    assert client.post(path, content=iter([body]), headers=signer.sendgrid(body)).status_code == 413
-    assert kept(store) == []
-
-
-def test_a_compressed_post_is_refused_for_the_signature_is_over_plain_bytes(client, store, signer) -> None:
-    body = gzip.compress(b"[]")
-    headers = {**signer.sendgrid(body), "Content-Encoding": "gzip"}
-    assert client.post(EVENTS, content=body, headers=headers).status_code == 415
-    assert kept(store) == []
-
-
-@pytest.mark.parametrize("path", [EVENTS, STATUS, INBOUND])
-def test_hooks_only_take_posts(client, path) -> None:
-    assert client.get(path).status_code == 405
-
-
-def test_a_status_callback_is_checked_against_the_public_address_with_its_query_as_it_came(
-    client, store, world, signer
-) -> None:
-    attempt = world.send([1], step_no=2)
-    query = f"m={world.token(1, 2)}&a={attempt}&z=%2f+%E4%BD%A0"
-    form = {"MessageSid": "SM" + "1" * 32, "MessageStatus": "delivered", "To": world.phone(1), "ErrorCode": ""}
-    headers = signer.twilio(f"{PUBLIC}{STATUS}?{query}", form)
-    answer = client.post(f"{STATUS}?{query}", content=urlencode(form), headers=headers)
-    assert answer.status_code == 204
-    tracking.apply_inbox(store)
-    assert world.row(1, 2).state == MessageState.DELIVERED
-    changed = query.replace(world.token(1, 2), world.token(2, 2))
-    assert client.post(f"{STATUS}?{changed}", content=urlencode(form), headers=headers).status_code == 403
-
-
-@pytest.mark.parametrize("change", ["body", "address", "no header", "other token", "not a form"])
-def test_forged_callbacks_are_refused_and_nothing_is_kept(client, store, signer, change) -> None:
-    form = {"MessageSid": "SM" + "1" * 32, "MessageStatus": "delivered"}
-    headers = signer.twilio(f"{PUBLIC}{STATUS}", form)
-    body, path = urlencode(form).encode(), STATUS
-    match change:
-        case "body":
-            body = body.replace(b"delivered", b"failed")
-        case "address":
-            path = INBOUND
-        case "no header":
-            headers.pop("X-Twilio-Signature")
-        case "other token":
-            other = type(signer)()
-            other.auth_token = "54321"
-            headers = other.twilio(f"{PUBLIC}{STATUS}", form)
-        case "not a form":
-            body = b"\xff\xfe=\x00"
-    assert client.post(path, content=body, headers=headers).status_code == 403
     assert kept(store) == []
 
 
@@ -171,14 +67,6 @@ def test_while_the_auth_token_is_rotated_posts_signed_with_the_earlier_one_are_s
         store, signed_settings.model_copy(update={"sms": sms.model_copy(update={"earlier_auth_tokens": ()})})
     ) as client:
         assert client.post(INBOUND, content=urlencode(form), headers=headers).status_code == 403
-
-
-def test_a_signed_callback_that_names_no_message_is_answered_400(client, store, signer) -> None:
-    form = {"Something": "else"}
-    for path in (STATUS, INBOUND):
-        headers = signer.twilio(f"{PUBLIC}{path}", form)
-        assert client.post(path, content=urlencode(form), headers=headers).status_code == 400
-    assert kept(store) == []
 
 
 def test_a_text_from_a_person_is_kept_and_never_answered_with_a_text(client, store, world, signer) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 from base64 import b64encode
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -19,78 +18,45 @@ from sendgrid.helpers.eventwebhook import EventWebhook
 from commplan.errors import ForgedError, UnreadableError
 from commplan.receipts import agent, sendgrid
 from commplan.terms import ReceiptKind
+from tests.receipts import shapes
 
+_OURS = {"cp_m": "A" * 22, "cp_a": "0" * 32}
 _COMMON = {
     "email": "ann@person.example.com",
     "timestamp": 1764554400,
     "sg_event_id": "ZGVsaXZlcmVkLTAtMTg5",
     "sg_message_id": "Xj5LkYgbS3mMSqaL.recvd-85abf8d92c-3qfgp-2-7890E356-43C.0",
-    "cp_m": "A" * 22,
-    "cp_a": "0" * 32,
+    **_OURS,
 }
-#: One event of each documented type, with the fields that only it has.
-_EVENTS: list[tuple[dict[str, Any], ReceiptKind, str | None]] = [
-    (
-        {"event": "processed", "smtp-id": "<1@g>", "send_at": 0, "pool": {"name": "new", "id": 2}},
-        ReceiptKind.PROCESSED,
-        None,
-    ),
-    (
-        {"event": "deferred", "response": "450 4.2.1 later", "attempt": "5", "domain": "x", "status": "4.2.1"},
-        ReceiptKind.DEFERRED,
-        "4.2.1",
-    ),
-    ({"event": "delivered", "response": "250 OK", "ip": "127.0.0.1", "tls": 1}, ReceiptKind.DELIVERED, None),
-    (
-        {
-            "event": "bounce",
-            "type": "bounce",
-            "reason": "550 no such user",
-            "status": "5.1.1",
-            "bounce_classification": "Invalid Address",
-        },
-        ReceiptKind.BOUNCED,
-        "5.1.1",
-    ),
-    ({"event": "bounce", "type": "blocked", "reason": "550 spam", "status": "5.7.1"}, ReceiptKind.BLOCKED, "5.7.1"),
-    ({"event": "dropped", "reason": "Bounced Address", "status": "5.0.0"}, ReceiptKind.DROPPED, "bounced_address"),
-    ({"event": "dropped", "reason": "Unsubscribed Address"}, ReceiptKind.DROPPED, "unsubscribed_address"),
-    ({"event": "dropped", "reason": "Spam Reporting Address"}, ReceiptKind.DROPPED, "spam_reporting_address"),
-    ({"event": "dropped", "reason": "Invalid"}, ReceiptKind.DROPPED, "invalid"),
-    ({"event": "dropped", "reason": "Recipient List over Package Quota"}, ReceiptKind.DROPPED, "over_quota"),
-    ({"event": "dropped", "reason": "something new", "email": ""}, ReceiptKind.DROPPED, "other"),
-    ({"event": "open", "ip": "1.2.3.4", "useragent": "Mail", "sg_content_type": "html"}, ReceiptKind.OPENED, None),
-    ({"event": "open", "sg_machine_open": True}, ReceiptKind.MACHINE_OPENED, None),
-    ({"event": "open", "sg_machine_open": False}, ReceiptKind.OPENED, None),
-    (
-        {"event": "click", "url": "https://x.example.com", "url_offset": {"index": 0, "type": "html"}},
-        ReceiptKind.CLICKED,
-        None,
-    ),
-    ({"event": "spamreport", "category": ["a", "b"]}, ReceiptKind.COMPLAINED, None),
-    ({"event": "unsubscribe", "category": "a"}, ReceiptKind.OPTED_OUT, None),
-    ({"event": "group_unsubscribe", "asm_group_id": 10}, ReceiptKind.OPTED_OUT, None),
-    ({"event": "group_resubscribe", "asm_group_id": 10}, ReceiptKind.OPTED_IN, None),
-    ({"event": "account_status_change", "type": "compliance_suspend"}, ReceiptKind.IGNORED, "account_status_change"),
-]
 
 
 def read(*events: object) -> sendgrid.Parsed:
     return sendgrid.parse(json.dumps(events).encode() + b"\r\n")
 
 
-@pytest.mark.parametrize(("event", "kind", "code"), _EVENTS)
-def test_each_documented_event_is_understood(event, kind, code) -> None:
-    (receipt,) = read({**_COMMON, **event}).receipts
-    assert (receipt.kind, receipt.code) == (kind, code)
+@pytest.mark.parametrize("shape", shapes.SENDGRID, ids=str)
+def test_each_documented_event_is_understood_and_nothing_it_shows_quotes_a_person(shape) -> None:
+    event = shapes.sendgrid(shape, email="ann@person.example.com", timestamp=1764554400, **_OURS)
+    (receipt,) = read(event).receipts
+    assert (receipt.kind, receipt.code) == (shape.kind, shape.code)
     assert receipt.at == datetime.fromtimestamp(1764554400, UTC)
     assert (receipt.token, receipt.attempt_id) == ("A" * 22, "0" * 32)
-
-
-@pytest.mark.parametrize(("event", "kind", "code"), _EVENTS)
-def test_nothing_a_receipt_shows_quotes_a_person(event, kind, code) -> None:
-    (receipt,) = read({**_COMMON, **event}).receipts
     assert "person.example.com" not in repr(receipt)
+
+
+def test_a_drop_that_names_no_address_and_an_account_event_that_names_no_message_are_understood() -> None:
+    dropped = shapes.sendgrid(shapes.SENDGRID[5], email="", timestamp=1764554400, **_OURS)
+    account = {
+        "event": "account_status_change",
+        "timestamp": 1764554400,
+        "type": "compliance_suspend",
+        "sg_event_id": "M",
+    }
+    found = [(receipt.kind, receipt.code, receipt.token) for receipt in read(dropped, account).receipts]
+    assert found == [
+        (ReceiptKind.DROPPED, "bounced_address", "A" * 22),
+        (ReceiptKind.IGNORED, "account_status_change", None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +91,12 @@ def test_a_fact_keeps_its_key_when_the_event_id_changes_and_loses_it_when_the_fa
         key(useragent="Barracuda Sentinel (EE)"),
     ]
     assert len({key(), *others}) == 8
+
+
+def test_a_name_that_is_not_utf8_costs_no_event_of_its_batch() -> None:
+    spoilt, next_one = ({"event": "open", "timestamp": 1764554400 + at, "useragent": "x"} for at in (0, 1))
+    body = b"\xef\xbb\xbf" + json.dumps([spoilt, next_one]).encode().replace(b'"x"', b'"\xff\xfe"', 1)
+    assert len(sendgrid.parse(body).receipts) == 2
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"nonsense", b"\xff", b"[" * 100_000, b"1" * 10_000])
