@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Subquery, Text, and_, func, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Row, Subquery, Text, and_, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from commplan.consent import (
@@ -308,6 +308,10 @@ def _check_end(reason: Reason, until: datetime | None) -> None:
         raise ValueError("a pause has an end, and nothing else on the suppression list has one")
 
 
+#: Only a lift is known, as yet without the opt-out that it is about: the line's time is the lift's own.
+_NEVER_ON = suppressions.c.at >= suppressions.c.lifted_at
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Word:
     """Who said something about an entry, when, and in what words."""
@@ -337,7 +341,8 @@ class _Place:
         back = self.connection.execute(update(suppressions).where(here, over).values(lifted_at=None, **told))
         if back.rowcount:
             return self._keep(contact, word, listed=True)
-        again = self.connection.execute(update(suppressions).where(here, suppressions.c.at < word.at).values(**told))
+        newer = or_(suppressions.c.at < word.at, _NEVER_ON, self._ties(suppressions.c.at, word))
+        again = self.connection.execute(update(suppressions).where(here, newer).values(**told))
         if again.rowcount:
             self._keep(contact, word, listed=True)
         return False
@@ -354,7 +359,11 @@ class _Place:
         )
         if off.rowcount:
             return self._keep(contact, word, listed=False)
-        self.connection.execute(update(suppressions).where(here, suppressions.c.lifted_at < word.at).values(**lifted))
+        later = suppressions.c.lifted_at < word.at
+        again = or_(later, self._ties(suppressions.c.lifted_at, word))
+        told = {**self._told(word), **lifted}
+        self.connection.execute(update(suppressions).where(here, _NEVER_ON, again).values(**told))
+        self.connection.execute(update(suppressions).where(here, later).values(**lifted))
         return False
 
     def _keep(self, contact: Contact | None, word: _Word, *, listed: bool) -> bool:
@@ -371,6 +380,10 @@ class _Place:
             )
         )
         return True
+
+    def _ties(self, at: Column[datetime], word: _Word) -> ColumnElement[bool]:
+        """Of two who said it at the same instant one is on record, whoever was heard first."""
+        return and_(at == word.at, suppressions.c.source < word.source)
 
     def _told(self, word: _Word) -> dict[str, object]:
         return {

@@ -343,6 +343,30 @@ def test_stop_and_start_end_the_same_in_whatever_order_they_are_told(
     engine.dispose()
 
 
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.sampled_from("ab")), min_size=1, max_size=6).flatmap(
+    lambda told: st.tuples(st.just(told), st.permutations(told))
+))  # fmt: skip
+def test_every_line_is_the_same_in_whatever_order_it_was_told(
+    pair: tuple[list[tuple[bool, int, str]], list[tuple[bool, int, str]]],
+) -> None:
+    found = []
+    for told in pair:
+        engine = create_engine("sqlite://", poolclass=StaticPool)
+        with engine.connect() as connection:
+            metadata.create_all(connection, tables=[suppressions])
+            for is_stop, minute, source in told:
+                place = {"channel": Channel.SMS, "address_key": KEY, "scope": SCOPE_ALL, "reason": Reason.STOP}
+                said = {"source": source, "at": NOON + timedelta(minutes=minute)}
+                if is_stop:
+                    suppression.suppress(connection, contact=ANN, **place, **said)  # type: ignore[arg-type]
+                else:
+                    suppression.lift(connection, contacts=(ANN,), **place, **said)  # type: ignore[arg-type]
+            found.append(sorted(map(repr, suppression.entries(connection))))
+        engine.dispose()
+    assert found[0] == found[1]
+
+
 def test_each_half_of_the_last_look_goes_by_an_index(store: Store) -> None:
     reasons = consent.suppressed(messages, Purpose.SERVICE, TOPIC, care=True, now=NOON)
     statement = select(messages.c.seq).where(messages.c.run_id == 1, reasons.exists())

@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Integer, String, Text, case, select, true, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Integer,
+    String,
+    Subquery,
+    Text,
+    case,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
@@ -181,7 +194,7 @@ def _accept_proven(connection: Connection, facts: Sequence[Fact], *, now: dateti
     for fact in facts:
         attempt_id = fact.receipt.attempt_id
         if attempt_id is not None and fact.ref is not None:
-            requests[attempt_id] = _least(requests.get(attempt_id), _request_id(fact.receipt))
+            requests[attempt_id] = _better(requests.get(attempt_id), _request_id(fact.receipt))
     if not requests:
         return []
     rows = given(connection, {"attempt_id": String(), "request_id": Text()}, sorted(requests.items()))
@@ -203,6 +216,7 @@ def _accept_proven(connection: Connection, facts: Sequence[Fact], *, now: dateti
         .scalars()
         .all()
     )
+    _rename(connection, rows)
     refs = recover(connection, {AttemptId(attempt_id): named for attempt_id, named in requests.items()})
     if not proven:
         keep(connection, refs, now=now)
@@ -225,6 +239,28 @@ def _accept_proven(connection: Connection, facts: Sequence[Fact], *, now: dateti
     return refs
 
 
+def _rename(connection: Connection, rows: Subquery) -> None:
+    """Let requests that are known by the provider's name of something it dropped have a better one."""
+    renamed = connection.execute(
+        update(attempts)
+        .where(
+            attempts.c.attempt_id == rows.c.attempt_id,
+            attempts.c.outcome == AttemptOutcome.ACCEPTED,
+            attempts.c.provider_id.contains("."),
+            _is_better(rows.c.request_id, attempts.c.provider_id),
+        )
+        .values(provider_id=rows.c.request_id)
+        .returning(attempts.c.attempt_id)
+    ).scalars()
+    if names := list(renamed):
+        of_attempt = attempts.c.attempt_id == messages.c.attempt_id
+        connection.execute(
+            update(messages)
+            .where(messages.c.attempt_id.in_(names), messages.c.provider_id.contains("."))
+            .values(provider_id=select(attempts.c.provider_id).where(of_attempt).scalar_subquery())
+        )
+
+
 def _fold_delivery(connection: Connection, facts: Sequence[Fact]) -> None:
     told: dict[tuple[MessageRef, str], dict[str, datetime]] = {}
     reasons: dict[tuple[MessageRef, str], Reason] = {}
@@ -235,7 +271,7 @@ def _fold_delivery(connection: Connection, facts: Sequence[Fact]) -> None:
             continue
         of = (fact.ref, fact.receipt.attempt_id)
         _note(told.setdefault(of, {}), moment, fact.at)
-        request_ids[of] = _least(request_ids.get(of), _request_id(fact.receipt))
+        request_ids[of] = _better(request_ids.get(of), _request_id(fact.receipt))
         reason = _FAILURES.get(fact.receipt.kind)
         if reason is not None:
             reasons[of] = max(reason, reasons.get(of, reason), key=_WEIGHT.__getitem__)
@@ -279,7 +315,10 @@ def _fold_delivery(connection: Connection, facts: Sequence[Fact]) -> None:
                     else_=messages.c.state,
                 ),
                 "reason": case((failed & (rows.c.weight > known_weight), rows.c.reason), else_=messages.c.reason),
-                "provider_id": _first(messages.c.provider_id, rows.c.provider_id),
+                "provider_id": case(
+                    (_is_better(rows.c.provider_id, messages.c.provider_id), rows.c.provider_id),
+                    else_=messages.c.provider_id,
+                ),
                 **{name: _earliest(messages.c[name], rows.c[name]) for name in _DELIVERY_MOMENTS},
             }
         )
@@ -315,15 +354,24 @@ def _micros(moments: Mapping[str, datetime], names: Iterable[str]) -> list[int |
     return [to_micros(moments[name]) if name in moments else None for name in names]
 
 
-def _least(one: str | None, other: str | None) -> str | None:
-    return min(filter(None, (one, other)), default=None)
+def _better(one: str | None, other: str | None) -> str | None:
+    """Return the name of a request rather than that of something it dropped, and of two of a kind the lesser."""
+    return min(filter(None, (one, other)), key=lambda name: ("." in name, name), default=None)
+
+
+def _is_better(told: ColumnElement[str], known: Column[str]) -> ColumnElement[bool]:
+    return known.is_(None) | (known.contains(".") & (~told.contains(".") | (told < known)))
 
 
 def _request_id(receipt: Receipt) -> str | None:
-    """Return the provider's name of the request: SendGrid's message id begins with it, Twilio's is it."""
-    if receipt.provider_id is None:
-        return None
-    return receipt.provider_id.partition(".")[0] if receipt.source == "sendgrid" else receipt.provider_id
+    """Return the provider's name of the request: SendGrid's message id begins with it, Twilio's is it.
+
+    What SendGrid drops it names after a server, which many requests share. Such a name stands whole, for want of a
+    better one; no name of a request has a point in it.
+    """
+    if receipt.provider_id is None or receipt.source != "sendgrid" or receipt.kind is ReceiptKind.DROPPED:
+        return receipt.provider_id
+    return receipt.provider_id.partition(".")[0]
 
 
 def _first(known: Column[str] | Column[datetime], told: ColumnElement[object]) -> ColumnElement[object]:

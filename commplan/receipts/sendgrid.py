@@ -133,8 +133,9 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
     token, attempt_id, provider_id = text_of(event, "cp_m"), text_of(event, "cp_a"), text_of(event, "sg_message_id")
     address, url = text_of(event, "email", 320), text_of(event, "url", 2_000)
     agent = classify(_agent_name(event)) if kind in _REACTIONS else None
-    why = _machine_why(kind, agent)
+    why, code = _machine_why(kind, agent), _code(kind, event, name)
     return Receipt(
+        # All that is kept of an event, so that two of them are never one fact whose columns depend on which came first.
         # Not sg_event_id: it has been seen to change when a post is retried.
         key=natural_key(
             "sendgrid",
@@ -148,6 +149,7 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
             # A scanner and a person may follow one link in the same second. By the program's own name, not by what we
             # take it for: that changes as we learn of more scanners, and an old event must stay the same fact.
             *([_agent_name(event)] if kind in _REACTIONS else []),
+            code or "",
         ),
         source="sendgrid",
         kind=kind,
@@ -155,7 +157,7 @@ def _read(event: Mapping[str, object]) -> Receipt | None:
         attempt_id=attempt_id,
         provider_id=provider_id,
         at=at,
-        code=_code(kind, event, name),
+        code=code,
         agent_class=agent,
         url_key=url_key(url) if url and kind is Kind.CLICKED else None,
         machine_why=why,

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from commplan.ids import AttemptId
 from commplan.terms import MessageState
-from tests.listening.conftest import NUDGE, Signer, World
+from tests.listening.conftest import NUDGE, PUBLIC, Signer, World
 from tests.receipts import shapes
-
-#: Where the signer's settings say that we are reached.
-PUBLIC = "https://mail.sender.example.com/cp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +63,14 @@ def _sign_form(signer: Signer, post: Post) -> dict[str, str]:
 _EVENTS = {shape.name: shape for shape in shapes.SENDGRID}
 _STATUSES = {shape.name: shape for shape in shapes.TWILIO}
 _TOLD = ("delivered", "click", "spamreport")
-_ATTEMPT = "a" * 32
+_MAIL, _STATUS, _TEXT = (AttemptId(letter * 32) for letter in "abc")
 
 
 def _events(world: World) -> Post:
-    world.send(attempt_id=_ATTEMPT)  # type: ignore[arg-type]
+    world.send(attempt_id=_MAIL)
     at = int(world.start.timestamp()) + 900
     events = [
-        shapes.sendgrid(_EVENTS[name], email=world.email(seq), timestamp=at, cp_m=world.token(seq), cp_a=_ATTEMPT)
+        shapes.sendgrid(_EVENTS[name], email=world.email(seq), timestamp=at, cp_m=world.token(seq), cp_a=_MAIL)
         for seq, name in enumerate(_TOLD, start=1)
     ]
     return Post(asked="/hooks/sendgrid/events", body=json.dumps(events).encode() + b"\r\n")
@@ -90,16 +88,16 @@ def _not_utf8_events(post: Post) -> list[tuple[Post, int]]:
     return [(replace(post, body=spoilt), 204), (replace(post, body=b"\xff\xfe\x00"), 400)]
 
 
-def _status(world: World) -> Post:
-    world.send([1], step_no=NUDGE, attempt_id=_ATTEMPT)  # type: ignore[arg-type]
+def _callback(world: World) -> Post:
+    world.send([1], step_no=NUDGE, attempt_id=_STATUS)
     form = shapes.twilio_status(_STATUSES["delivered"], phone=world.phone(1), sid="SM" + "1" * 32)
     # Byte for byte as it was asked for, whatever a framework would make of it.
-    asked = f"/hooks/twilio/status?m={world.token(1, NUDGE)}&a={_ATTEMPT}&z=%2f+%E4%BD%A0"
+    asked = f"/hooks/twilio/status?m={world.token(1, NUDGE)}&a={_STATUS}&z=%2f+%E4%BD%A0"
     return Post(asked=asked, body=urlencode(form).encode())
 
 
-def _text(world: World) -> Post:
-    world.send([1], step_no=NUDGE, attempt_id=_ATTEMPT)  # type: ignore[arg-type]
+def _reply(world: World) -> Post:
+    world.send([1], step_no=NUDGE, attempt_id=_TEXT)
     form = shapes.twilio_inbound("退订", phone=world.phone(1), sid="SM" + "2" * 32)
     return Post(asked="/hooks/twilio/inbound", body=urlencode(form).encode())
 
@@ -162,9 +160,9 @@ HOOKS = (
     Hook(
         kind="twilio.status",
         answer=204,
-        post=_status,
+        post=_callback,
         sign=_sign_form,
-        query=lambda world: {"m": world.token(1, NUDGE), "a": _ATTEMPT, "z": "/ 你"},
+        query=lambda world: {"m": world.token(1, NUDGE), "a": _STATUS, "z": "/ 你"},
         effect=_statused,
         after=(MessageState.DELIVERED, True, "SM" + "1" * 32),
         tampered=_other_forms,
@@ -174,7 +172,7 @@ HOOKS = (
     Hook(
         kind="twilio.inbound",
         answer=200,
-        post=_text,
+        post=_reply,
         sign=_sign_form,
         query=lambda world: {},
         effect=_opted_out,

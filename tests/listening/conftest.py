@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from pydantic import SecretStr
 from sqlalchemy import Row, insert, select
 from twilio.request_validator import RequestValidator
@@ -28,12 +28,13 @@ from commplan.ids import AttemptId, MessageRef, RunId, TokenPurpose, new_attempt
 from commplan.ledger.run import start_run
 from commplan.planfile import parse_plan
 from commplan.settings import Settings
-from commplan.store import Store
+from commplan.store import Store, open_store
 from commplan.store.tables import attempts, batches, messages, recipients, suppressions
 from commplan.terms import MessageState
 from commplan.tracking import Applied, PostKind
 from commplan.web.app import create_app
 from tests.conftest import PLAIN
+from tests.listening.receiver import Receiver
 
 PLAN = """
 plan: onboarding
@@ -56,6 +57,8 @@ sequence:
 """
 WELCOME, NUDGE, SURVEY = 1, 2, 3
 EMAIL_STEPS = (WELCOME, SURVEY)
+#: Where the signed settings say that we are reached.
+PUBLIC = "https://mail.sender.example.com/cp"
 
 
 @dataclass
@@ -264,6 +267,7 @@ class Signer:
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.auth_token = "12345"
+        self.private_key = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
         public = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.public_key = b64encode(public).decode()
 
@@ -320,10 +324,26 @@ def signed_settings(settings: Settings, signer: Signer) -> Settings:
     """Settings that know the signer's keys."""
     return settings.model_copy(
         update={
-            "public_url": "https://mail.sender.example.com/cp",
+            "public_url": PUBLIC,
             "email": settings.email.model_copy(
                 update={"webhook_keys": (Signer().public_key, signer.public_key), "from_name": "Example Co"}
             ),
             "sms": settings.sms.model_copy(update={"auth_token": SecretStr(signer.auth_token)}),
         }
     )
+
+
+@pytest.fixture
+def on_disk(settings: Settings) -> Iterator[Store]:
+    """The store of a receiver in a process of its own."""
+    opened = open_store(settings.model_copy(update={"secret_key": SecretStr("a secret of the tests")}))
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def receiver(settings: Settings, signer: Signer) -> Iterator[Receiver]:
+    """The receiver as a process, not started yet."""
+    made = Receiver(settings.home, public_url=PUBLIC, public_key=signer.public_key, auth_token=signer.auth_token)
+    yield made
+    made.close()

@@ -149,6 +149,19 @@ def test_a_receipt_of_one_message_proves_that_the_whole_request_was_accepted(wor
     assert row.closed_machine is not None
 
 
+def test_requests_that_are_first_heard_of_by_what_was_dropped_are_told_apart_and_get_their_own_names(world) -> None:
+    sent = {step_no: world.send(state=MessageState.UNKNOWN, step_no=step_no) for step_no in (1, 3)}
+    for step_no, attempt in sent.items():
+        told = world.event("dropped", seq=2, step_no=step_no, attempt=attempt, reason="Invalid")
+        world.told(told | {"sg_message_id": f"filter0093p1las1.9128.5717FB8127.{step_no}"})
+    with world.store.read() as connection:
+        names = set(connection.execute(select(attempts.c.provider_id)).scalars())
+    assert names == {f"filter0093p1las1.9128.5717FB8127.{step_no}" for step_no in sent}
+    for step_no, attempt in sent.items():
+        world.told(world.event("processed", step_no=step_no, attempt=attempt))
+        assert {world.row(seq, step_no).provider_id for seq in (1, 2, 3)} == {f"Xj5LrecvdX{attempt[:6]}"}
+
+
 def test_a_message_accepted_through_a_receipt_gives_its_followers_their_due_time(world) -> None:
     attempt = world.send([1], state=MessageState.UNKNOWN)
     world.send([1], step_no=NUDGE)
