@@ -23,6 +23,7 @@ from rich.table import Table
 from tests.bench import peers
 from tests.bench.carry import carry
 from tests.bench.listening import listen
+from tests.bench.load import CONNECTIONS, load
 from tests.bench.orchestration import orchestrate
 from tests.bench.stage import Stage, sink, stage
 
@@ -95,6 +96,20 @@ def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [one / other for one, other in zip(ours, theirs, strict=True)]
 
 
+def under_load(address: str, *, events: int, database: str, store_url: str | None) -> list[Figure]:
+    """Measure how soon the receiver answers when much is posted at once, while a campaign is sending."""
+    found = load(address, events=events, store_url=store_url)
+    what = f"{events:,} events on {CONNECTIONS} connections: answer, median ({database})"
+    return [
+        Figure.of(what, "ms", [found.p50]),
+        Figure.of("  99 of 100 sooner than", "ms", [found.p99], must="≤ 500"),
+        Figure.of("  the last", "ms", [found.longest]),
+        Figure.of("  kept", "/s", [found.kept]),
+        Figure.of("  applied meanwhile and after", "/s", [found.applied]),
+        Figure.of("  of that time a campaign was sending", "%", [100 * found.sending]),
+    ]
+
+
 def growth(address: str, sizes: Sequence[int]) -> list[Figure]:
     """Measure how time and memory grow with the number of people, each size once, the smallest first."""
     found: list[Figure] = []
@@ -143,6 +158,7 @@ def main(argv: Sequence[str]) -> None:
     options.add_argument("--people", type=int, default=100_000)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, MILLION])
+    options.add_argument("--events", type=int, default=MILLION, help="posted under load; 0 leaves it out")
     options.add_argument("--postgresql", action="store_true", help="also on a real PostgreSQL")
     options.add_argument("--no-prefect", action="store_true", help="leave out what needs a Prefect server")
     options.add_argument("--json", type=Path, default=Path(".commplan/bench.json"))
@@ -151,6 +167,8 @@ def main(argv: Sequence[str]) -> None:
         found = figures(address, people=asked.people, rounds=asked.rounds, database="SQLite", store_url=lambda: None)
         # Before a Prefect server is in this process: a child begins with its parent's peak.
         found += growth(address, asked.sizes) if asked.sizes else []
+        if asked.events:
+            found += under_load(address, events=asked.events, database="SQLite", store_url=None)
         if not asked.no_prefect:
             found += with_prefect(address, people=asked.people, email=found[0])
         if asked.postgresql:
@@ -160,6 +178,8 @@ def main(argv: Sequence[str]) -> None:
                 found += figures(
                     address, people=asked.people, rounds=asked.rounds, database="PostgreSQL", store_url=fresh
                 )
+                if asked.events:
+                    found += under_load(address, events=asked.events, database="PostgreSQL", store_url=fresh())
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     table = Table(title=f"SANDBOX sink · {machine} · {asked.people:,} people, median of {asked.rounds}")
     for heading in ("what", "median", "spread", "must", "aim"):

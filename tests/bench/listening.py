@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -29,7 +29,7 @@ from commplan import tracking
 from commplan.campaign import Campaign
 from commplan.ids import MessageRef, TokenPurpose
 from commplan.receipts.sendgrid import SIGNATURE_HEADER, TIMESTAMP_HEADER
-from commplan.settings import as_environment, load_settings
+from commplan.settings import Settings, as_environment, load_settings
 from commplan.store import open_store
 from commplan.store.tables import messages
 from commplan.web.app import create_app
@@ -37,7 +37,7 @@ from tests.bench.stage import stage
 
 #: Events in a post, and connections they come on at once.
 EVENTS, CONNECTIONS = 1_000, 4
-_KINDS = ("processed", "delivered", "open", "click")
+KINDS = ("processed", "delivered", "open", "click")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +52,13 @@ def listen(address: str, *, people: int, store_url: str | None = None) -> Heard:
     """Send a campaign, then post four signed events for each of its mails to a receiver in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         set_up = stage(Path(folder), address=address, channel="email", people=people, store_url=store_url)
-        key = ec.generate_private_key(ec.SECP256R1())
-        public = key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        email = set_up.settings.email.model_copy(update={"webhook_keys": (b64encode(public).decode(),)})
-        settings = set_up.settings.model_copy(update={"email": email})
+        key, settings = keyed(set_up.settings)
         os.environ["CRM_DATABASE_URL"] = f"sqlite:///{folder}/crm.sqlite"
         running = set_up.campaign()
         running.resolve_audience()
         running.render()
         running.dispatch(1)
-        posts = [_signed(key, body) for body in _bodies(running)]
+        posts = [signed(key, body) for body in bodies(running, at=int(time.time()))]
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
             receiver = subprocess.Popen(
@@ -93,38 +88,53 @@ def listen(address: str, *, people: int, store_url: str | None = None) -> Heard:
             clicked = connection.execute(select(func.count()).where(messages.c.clicked_at.is_not(None))).scalar_one()
         running.close()
         running.store.dispose()
-    if clicked != EVENTS * len(posts) // len(_KINDS):
+    if clicked != EVENTS * len(posts) // len(KINDS):
         raise SystemExit(f"receipts: {clicked} clicks are in the ledger: no figure is worth it")
     return Heard(kept=EVENTS * len(posts[1:]) / kept, applied=events / applied)
 
 
-def _bodies(running: Campaign) -> list[bytes]:
+def keyed(settings: Settings) -> tuple[ec.EllipticCurvePrivateKey, Settings]:
+    """Return a key to sign with, and settings that know it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    email = settings.email.model_copy(update={"webhook_keys": (b64encode(public).decode(),)})
+    return key, settings.model_copy(update={"email": email})
+
+
+def bodies(running: Campaign, *, at: int) -> Iterator[bytes]:
+    """Return whole posts about a campaign's mails: for each of them one event of every kind, from `at` on."""
     with running.store.read() as connection:
-        sent = connection.execute(select(messages.c.seq, messages.c.attempt_id).order_by(messages.c.seq)).all()
-    refs = [MessageRef(running.run.run_id, 1, row.seq) for row in sent]
-    tokens = running.store.keyring.tokens(TokenPurpose.MESSAGE, refs)
-    now = int(time.time())
-    events = [
-        {
-            "event": kind,
-            "email": f"p{row.seq}@person.example.com",
-            "timestamp": now + 60 * number,
-            "sg_event_id": f"{kind}-{row.seq}",
-            "sg_message_id": f"m{row.seq}.recvd-1",
-            "cp_m": token,
-            "cp_a": row.attempt_id,
-            "ip": "192.0.2.7",
-            "useragent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36",
-            "url": f"https://shop.example.com/set-up/{row.seq}",
-        }
-        for row, token in zip(sent, tokens, strict=True)
-        for number, kind in enumerate(_KINDS)
-    ]
-    whole = len(events) - len(events) % EVENTS
-    return [json.dumps(events[at : at + EVENTS]).encode() for at in range(0, whole, EVENTS)]
+        sent = connection.execute(
+            select(messages.c.seq, messages.c.attempt_id)
+            .where(messages.c.run_id == running.run.run_id)
+            .order_by(messages.c.seq)
+        ).all()
+    share = EVENTS // len(KINDS)
+    for first in range(0, len(sent) - len(sent) % share, share):
+        rows = sent[first : first + share]
+        refs = [MessageRef(running.run.run_id, 1, row.seq) for row in rows]
+        tokens = running.store.keyring.tokens(TokenPurpose.MESSAGE, refs)
+        events = [
+            {
+                "event": kind,
+                "email": f"p{row.seq}@person.example.com",
+                "timestamp": at + 60 * number,
+                "sg_event_id": f"{kind}-{row.seq}",
+                "sg_message_id": f"m{row.seq}.recvd-1",
+                "cp_m": token,
+                "cp_a": row.attempt_id,
+                "ip": "192.0.2.7",
+                "useragent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36",
+                "url": f"https://shop.example.com/set-up/{row.seq}",
+            }
+            for row, token in zip(rows, tokens, strict=True)
+            for number, kind in enumerate(KINDS)
+        ]
+        yield json.dumps(events).encode()
 
 
-def _signed(key: ec.EllipticCurvePrivateKey, body: bytes) -> tuple[bytes, dict[str, str]]:
+def signed(key: ec.EllipticCurvePrivateKey, body: bytes) -> tuple[bytes, dict[str, str]]:
+    """Return a post with the headers that SendGrid would send."""
     timestamp = str(int(time.time()))
     signature = key.sign(timestamp.encode() + body, ec.ECDSA(hashes.SHA256()))
     headers = {SIGNATURE_HEADER: b64encode(signature).decode(), TIMESTAMP_HEADER: timestamp}
