@@ -690,6 +690,9 @@ def test_any_number_of_posts_that_cannot_be_applied_are_set_aside_and_tried_agai
     assert world.row().state == MessageState.DELIVERED
     with world.store.write() as connection:
         connection.execute(update(bundles).where(of_broken).values(files=files))
+        # An hour, for this machine may take ten seconds to come here.
+        tried = update(inbox).where(inbox.c.retry_machine.is_not(None))
+        assert connection.execute(tried.values(retry_machine=machine_now() + 3_600)).rowcount == 12
     # Readable again, but none is tried before its time.
     assert tracking.apply_inbox(world.store).posts == 0
     assert tracking.waiting(world.store) == 12
