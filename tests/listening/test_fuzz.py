@@ -11,6 +11,7 @@ import os
 import re
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,7 +91,7 @@ _STRANGER.auth_token = "of somebody else"
 class Fuzz:
     """A receiver in a process of its own, and what it was told."""
 
-    def __init__(self, store: Store, receiver: Receiver, signer: Signer) -> None:
+    def __init__(self, store: Store, receiver: Receiver, signer: Signer, client: httpx.Client) -> None:
         self.receiver, self.signer = receiver, signer
         self.good = [(hook, hook.post(make_world(store, occurrence=hook.kind))) for hook in HOOKS]
         self.good = [(hook, replace(post, headers=hook.sign(signer, post))) for hook, post in self.good]
@@ -98,7 +99,7 @@ class Fuzz:
         #: Posts that were answered with 2xx, and how often each answer was given.
         self.taken: Counter[tuple[str, bytes]] = Counter()
         self.answers: Counter[int] = Counter()
-        self._client = httpx.Client(base_url=receiver.url, timeout=60, **PLAIN)
+        self._client = client
 
     def post(self, one: Try) -> None:
         post = one.post
@@ -119,10 +120,10 @@ class Fuzz:
 
 
 @pytest.fixture
-def fuzz(on_disk: Store, receiver: Receiver, signer: Signer) -> Fuzz:
-    made = Fuzz(on_disk, receiver, signer)
+def fuzz(on_disk: Store, receiver: Receiver, signer: Signer) -> Iterator[Fuzz]:
     receiver.start()
-    return made
+    with httpx.Client(base_url=receiver.url, timeout=60, **PLAIN) as client:
+        yield Fuzz(on_disk, receiver, signer, client)
 
 
 def _run(fuzz: Fuzz, posts: int) -> None:
