@@ -7,6 +7,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from twilio.base.exceptions import TwilioRestException
 from twilio.request_validator import RequestValidator
@@ -149,6 +150,24 @@ def test_a_chinese_opt_out_is_no_keyword_of_the_provider(start, receiver):
     assert inbound.form["Body"] in {"退订", "TD", "td", "T"}
     assert "OptOutType" not in inbound.form
     assert sandbox.text(To="+8613800138000").status_code == 201
+
+
+def test_somebody_writes_at_will_and_is_listed_posted_and_understood(start, receiver):
+    sandbox = start(people={PERSON: "silent"})
+
+    def write(**said):
+        return httpx.post(f"{sandbox.url}/sandbox/texts", json=said, trust_env=False).status_code
+
+    assert write(**{"from": PERSON, "to": SENDER}) == 400
+    for word, answer in (("STOP", 400), ("START", 201)):
+        assert write(**{"from": PERSON, "to": SENDER, "body": word}) == 204
+        assert sandbox.text(To=PERSON).status_code == answer
+    listed = sandbox.sms().messages.list(to=SENDER)
+    assert [(one.body, one.direction, one.from_) for one in listed] == [
+        ("START", "inbound", PERSON),
+        ("STOP", "inbound", PERSON),
+    ]
+    sandbox.until(lambda: len(receiver.to("/hooks/twilio/inbound")) == 2)
 
 
 def test_a_message_that_waits_longer_than_its_validity_fails(start):
