@@ -6,6 +6,7 @@ Only composes: who may be written to is consent's rule, the text is content's. W
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,8 +43,7 @@ class Rendered:
     faults: Counter[Finding]
 
 
-#: The pages a message may link to: their names in templates, their paths, and what their tokens are for. The last is
-#: there only for a message that invites.
+#: The pages a message may link to: their names in templates, their paths, and what their tokens are for.
 _PAGES = (
     ("unsubscribe", "u", TokenPurpose.UNSUBSCRIBE),
     ("preferences", "p", TokenPurpose.PREFERENCES),
@@ -51,6 +51,19 @@ _PAGES = (
     ("survey", "s", TokenPurpose.SURVEY),
     ("rsvp", "r", TokenPurpose.RSVP),
 )
+
+
+_PRINTED = re.compile(r"\blinks\.(\w+)")
+_AT_LARGE = re.compile(r"\blinks\b(?!\.\w)")
+
+
+def _printed(files: Mapping[str, str]) -> list[tuple[str, str, TokenPurpose]]:
+    """Return the pages that templates may link to, the others need no tokens; an opt-out is looked for in any case."""
+    texts = [text for file, text in files.items() if file.endswith(".j2")]
+    names = {"unsubscribe"}.union(*(_PRINTED.findall(text) for text in texts))
+    if any(_AT_LARGE.search(text) for text in texts):
+        return list(_PAGES)
+    return [page for page in _PAGES if page[0] in names]
 
 
 class _Occasion(NamedTuple):
@@ -73,6 +86,7 @@ class Renderer:
         self._store = store
         self._public = settings.public_url
         self._run = run
+        self._pages = _printed(files)
         self._short = f"{settings.public_url}/l/"
         self._library = Library(self._plan, files, run.placeholder, links=self._short)
         self._allowed = allowed_addresses(store, self._plan, settings)
@@ -99,7 +113,8 @@ class Renderer:
         linked: list[tuple[int, Message]] = []
         for step_no in range(1, len(self._plan.sequence) + 1):
             refs = [MessageRef(self._run.run_id, step_no, person.seq) for person in people]
-            pages = _PAGES if self._plan.sequence[step_no - 1].rsvp else _PAGES[:-1]
+            invites = self._plan.sequence[step_no - 1].rsvp is not None
+            pages = [page for page in self._pages if invites or page[2] is not TokenPurpose.RSVP]
             tokens = (self._store.keyring.tokens(purpose, refs) for _, _, purpose in pages)
             for person, values, *own in zip(people, columns, *tokens, strict=True):
                 links = {
