@@ -81,7 +81,7 @@ def _of_store(store: Store, settings: Settings) -> Iterator[Check]:
 
 def _lists(store: Store) -> Check:
     """Say when SendGrid's suppression lists were last read to their end, the one longest ago."""
-    what, found = "suppression lists", standing(store)
+    what, found = "lists", standing(store)
     broken = next((one for one in found if one.failure is not None), None)
     if broken is not None and broken.failure is not None:
         why, _, remedy = broken.failure.partition("; ")
@@ -89,8 +89,8 @@ def _lists(store: Store) -> Check:
         return Check(what=what, found=f"{broken.name}: {last}; {why}", remedy=remedy or "upkeep asks again in a minute")
     read = [one.pulled_at for one in found if one.pulled_at is not None]
     if len(read) < len(found):
-        return Check(what=what, found="not read yet; upkeep does it, or commplan suppressions sync")
-    last = f"all last read {min(read):%Y-%m-%d %H:%M} UTC"
+        return Check(what=what, found="SendGrid's are not read yet; upkeep reads them")
+    last = f"SendGrid's last read {min(read):%Y-%m-%d %H:%M} UTC"
     late = store.clock.now() - min(read) > LISTS_ARE_LATE
     return Check(what=what, found=last, remedy="see that upkeep runs (commplan up)" if late else "")
 
