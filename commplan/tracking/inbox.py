@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -136,13 +137,14 @@ def waiting(store: Store) -> int:
         )
 
 
-def apply_inbox(store: Store, *, limit: int = 500) -> Applied:
+def apply_inbox(store: Store, *, limit: int = 500, give_way: Callable[[float], None] = lambda seconds: None) -> Applied:
     """Apply up to `limit` waiting posts, oldest first, in short transactions of their own.
 
     A post's effects and its mark as applied are one transaction, so that a process killed at any moment loses
     nothing and does nothing twice. Several processes may call this at once; each post is applied by one of them.
     A post that cannot be applied (the plan of its run is no longer readable, say) holds up no other, however many
-    such posts there are: it is set aside, and tried again after `_FIRST_RETRY`, then ever more seldom.
+    such posts there are: it is set aside, and tried again after `_FIRST_RETRY`, then ever more seldom. `give_way` is
+    called after each transaction, with the machine seconds that it took.
     """
     total, last = Applied(), 0
     while total.posts < limit:
@@ -161,7 +163,9 @@ def apply_inbox(store: Store, *, limit: int = 500) -> Applied:
             break
         last = sizes[-1][0]
         for ids in _chunks([(row[0], row[1]) for row in sizes]):
+            began = time.monotonic()
             total += _apply(store, ids)
+            give_way(time.monotonic() - began)
     if total.posts:
         _LOG.info(
             "applied posts of providers", extra={name: getattr(total, name) for name in total.__dataclass_fields__}

@@ -29,6 +29,7 @@ from commplan.web.hooks import Hooks
 from commplan.web.links import Links
 from commplan.web.meter import Measured, Meter
 from commplan.web.pages import Pages
+from commplan.web.priority import Priority
 from commplan.web.ready import Readiness
 from commplan.web.throttle import Throttle
 
@@ -43,8 +44,9 @@ MAX_FORM = 64 * 1024
 class Applier:
     """A thread that applies kept posts as they come, and those that an earlier process left."""
 
-    def __init__(self, store: Store, meter: Meter) -> None:
+    def __init__(self, store: Store, meter: Meter, priority: Priority) -> None:
         self._store = store
+        self._priority = priority
         self._meter = meter
         self._wake = threading.Event()
         self._ended = threading.Event()
@@ -70,7 +72,7 @@ class Applier:
             pause = 1.0
             try:
                 # Small helpings, so that a stop does not wait for a long backlog.
-                applied = tracking.apply_inbox(self._store, limit=50)
+                applied = tracking.apply_inbox(self._store, limit=50, give_way=self._priority.give_way)
                 self._meter.applied(applied)
                 if applied.posts:
                     pause = 0.0
@@ -90,11 +92,12 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
     `figures` is the folder in which several processes of one receiver count together.
     """
     meter = Meter(store, settings, shared=figures)
-    applier = Applier(store, meter)
-    hooks = Hooks(store, settings, on_post=applier.wake)
+    priority = Priority()
+    applier = Applier(store, meter, priority)
+    hooks = Hooks(store, settings, priority=priority, on_post=applier.wake)
     pages = Pages(store, settings)
     readiness = Readiness(store, settings)
-    links = Links(store, pages, on_click=applier.wake)
+    links = Links(store, pages, priority=priority, on_click=applier.wake)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

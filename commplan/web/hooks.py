@@ -20,6 +20,7 @@ from commplan.receipts import mail, sendgrid, twilio
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.tracking import PostKind
+from commplan.web.priority import Priority
 
 _LOG = logging.getLogger("commplan.web")
 
@@ -28,15 +29,19 @@ _NO_ANSWER = '<?xml version="1.0" encoding="UTF-8"?><Response/>'
 
 
 class Hooks:
-    """The endpoints that providers post to. `on_post` is called after a post was kept; it must return at once."""
+    """The endpoints that providers post to. `on_post` is called after a post was kept; it must return at once.
 
-    def __init__(self, store: Store, settings: Settings, on_post: Callable[[], None]) -> None:
+    `priority` is held while a post is kept.
+    """
+
+    def __init__(self, store: Store, settings: Settings, *, priority: Priority, on_post: Callable[[], None]) -> None:
         self._store = store
         self._public_urls = (settings.public_url, *settings.earlier_public_urls)
         self._public_keys = settings.email.webhook_keys
         self._inbound_keys = settings.email.inbound_keys
         tokens = (settings.sms.auth_token, *settings.sms.earlier_auth_tokens)
         self._auth_tokens = [token.get_secret_value() for token in tokens if token is not None]
+        self._priority = priority
         self._on_post = on_post
 
     async def sendgrid_events(self, request: Request) -> Response:
@@ -85,7 +90,8 @@ class Hooks:
             return PlainTextResponse("not readable\n", status_code=400)
         # Attachments are nobody's business here, and may be large.
         kept = mail.strip_files(body) if kind is PostKind.SENDGRID_INBOUND else body
-        tracking.append(self._store, kind=kind, query=dict(request.query_params), body=kept)
+        with self._priority:
+            tracking.append(self._store, kind=kind, query=dict(request.query_params), body=kept)
         self._on_post()
         return answer
 

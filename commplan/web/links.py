@@ -25,6 +25,7 @@ from commplan.store import Store
 from commplan.terms import MachineWhy
 from commplan.tracking import Destination, PostKind
 from commplan.web.pages import Pages
+from commplan.web.priority import Priority
 
 _LOG = logging.getLogger("commplan.web")
 
@@ -37,9 +38,10 @@ _WITH_ONE = 20
 class Links:
     """The endpoint of ``/l/…``. `on_click` is called after a visit was kept; it must return at once."""
 
-    def __init__(self, store: Store, pages: Pages, on_click: Callable[[], None]) -> None:
+    def __init__(self, store: Store, pages: Pages, *, priority: Priority, on_click: Callable[[], None]) -> None:
         self._store = store
         self._pages = pages
+        self._priority = priority
         self._on_click = on_click
         self._known: OrderedDict[str, Destination] = OrderedDict()
         self._waiting: deque[Click] = deque(maxlen=_MOST_WAITING)
@@ -111,7 +113,8 @@ class Links:
             self._waiting.popleft()
 
     def _append(self, click: Click) -> None:
-        tracking.append(self._store, kind=PostKind.LINK_CLICK, query=click.written(), body=b"")
+        with self._priority:
+            tracking.append(self._store, kind=PostKind.LINK_CLICK, query=click.written(), body=b"")
         self._on_click()
 
     def _is_heartbeat(self, nonce: str) -> bool:
