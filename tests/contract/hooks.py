@@ -11,7 +11,9 @@ from urllib.parse import parse_qsl, urlencode
 from commplan.ids import AttemptId
 from commplan.terms import MessageState
 from tests.listening.conftest import NUDGE, PUBLIC, Signer, World
+from tests.listening.test_replies import reply_to
 from tests.receipts import shapes
+from tests.receipts.test_inbound import written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Hook:
     tampered: Callable[[Post], list[Post]]
     malformed: Callable[[Post], list[Post]]
     not_utf8: Callable[[Post], list[tuple[Post, int]]]
+    #: Bytes that are too many.
+    too_large: int = 10 * 1024 * 1024
 
     def __str__(self) -> str:
         return self.kind
@@ -102,6 +106,23 @@ def _reply(world: World) -> Post:
     return Post(asked="/hooks/twilio/inbound", body=urlencode(form).encode())
 
 
+def _mail(world: World) -> Post:
+    world.send(attempt_id=_MAIL)
+    body = written("退订", to=reply_to(world), sender=world.email(1))
+    return Post(asked="/hooks/sendgrid/inbound", body=body)
+
+
+def _opted_out_by_mail(world: World) -> Any:
+    return world.row(1).opted_out_at is not None, {entry[2:] for entry in world.suppressed()}
+
+
+def _not_utf8_mail(post: Post) -> list[tuple[Post, int]]:
+    # In the charset that the form names, and in none: what says nothing readable is still somebody's mail.
+    assert "退订".encode() in post.body
+    named = post.body.replace("退订".encode(), "退订".encode("gb18030")).replace(b'"UTF-8"', b'"gb2312"')
+    return [(replace(post, body=named), 200), (replace(post, body=b"\xff\xfe\x00"), 400)]
+
+
 def _other_forms(post: Post) -> list[Post]:
     return [
         replace(post, body=post.body.replace(b"ApiVersion=2010-04-01", b"ApiVersion=2010-04-02")),
@@ -156,6 +177,25 @@ HOOKS = (
             for body in (b"", b"{", post.body[:-5], b'{"event":"open"}', b"[" * 5000, b"null", b"1" * 10_000)
         ],
         not_utf8=_not_utf8_events,
+    ),
+    Hook(
+        kind="sendgrid.inbound",
+        answer=200,
+        post=_mail,
+        sign=_sign_events,
+        query=lambda world: {},
+        effect=_opted_out_by_mail,
+        after=(True, {("getting-started", "unsubscribed")}),
+        tampered=lambda post: [
+            replace(post, body=post.body.replace(b"Re: Welcome", b"Re: welcome")),
+            replace(post, body=post.body + b" "),
+            replace(post, headers={**post.headers, "X-Twilio-Email-Event-Webhook-Timestamp": "1764554401"}),
+        ],
+        malformed=lambda post: [
+            replace(post, body=body) for body in (b"", b"{", post.body.replace(b'"headers"', b'"Headers"'), b"--\r\n")
+        ],
+        not_utf8=_not_utf8_mail,
+        too_large=32 * 1024 * 1024,
     ),
     Hook(
         kind="twilio.status",
