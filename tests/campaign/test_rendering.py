@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
-from commplan.errors import InputError
+from commplan.errors import InputError, StoreError
 from commplan.ledger.run import list_runs
 from commplan.store.tables import message_values, skeletons
 from tests.campaign.conftest import PAIR, PLAN, Customer, crowd
@@ -104,3 +104,17 @@ def test_a_segment_may_be_left_out_of_a_step_or_take_another_channel(rehearse):
     }
     assert here.states(running)["rich"][2:] == ["excluded: skipped_segment", "not_needed: earlier_step_not_sent"]
     here.require_balance(running)
+
+
+def test_nothing_is_frozen_while_the_suppression_list_cannot_be_read(rehearse):
+    here = rehearse(crowd(2))
+    running = here.start(PAIR)
+    running.resolve_audience()
+    with here.store.write() as connection:
+        connection.execute(text("ALTER TABLE suppressions RENAME TO elsewhere"))
+    with pytest.raises(StoreError):
+        running.render()
+    assert (here.rows(), here.truth()) == ({}, [])
+    with here.store.write() as connection:
+        connection.execute(text("ALTER TABLE elsewhere RENAME TO suppressions"))
+    assert here.start(PAIR).render() == 2
