@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, time
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Table, Text, and_, or_, select, union
 
 from commplan import consent
 from commplan.audience.address import find_key
+from commplan.audience.evidence import Evidence, read_evidence
 from commplan.clock import Clock
 from commplan.consent import EVERY_CHANNEL, Contact, Suppression
 from commplan.content import fill
@@ -259,13 +260,14 @@ class _Teller:
         rule = next((f"if: {each.condition}" for each in audience.segments if each.name == row.segment), "")
         segment = f"segment {row.segment}" if row.segment else "in no segment"
         yield Decision(at=at, what=segment, rule=rule or "audience.segments: nothing else matched")
-        for channel, found, column in (
+        for channel, found, record in (
             (Channel.EMAIL, row.email_consent, audience.contact.consent.email),
             (Channel.SMS, row.sms_consent, audience.contact.consent.sms),
         ):
             need = consent.needs(plan.purpose, channel, plan.basis)
-            source = f"column {column}" if column else "no column of the source says it"
-            what = f"consent to {channel}: {_YES_NO[found]} ({source})"
+            told = "" if record is None else _evidence(read_evidence(record, json.loads(row.columns), plan.zone), found)
+            source = f"column {record.given}" if record is not None else "no column of the source says it"
+            what = f"consent to {channel}: {_YES_NO[found]}{told} ({source})"
             yield Decision(at=at, what=what, rule=f"a {plan.purpose} message by {channel} needs {need.value}")
         place = self._connection.execute(
             select(enrolments).where(
@@ -420,6 +422,21 @@ class _Teller:
         ref = MessageRef(RunId(message.run_id), message.step_no, message.seq)
         token = self._store.keyring.token(TokenPurpose.UNSUBSCRIBE, ref)
         return f"{self._public}/u/{token} is their unsubscribe page"
+
+
+def _evidence(evidence: Evidence, found: bool | None) -> str:
+    """Return where, when and to what the consent was given; only of the answer that still holds."""
+    if evidence.given is not found:
+        return f", changed since the snapshot, which had {_YES_NO[evidence.given]}"
+    source = f" from {evidence.source}" if evidence.source is not None else ""
+    at = ""
+    if evidence.at is not None:
+        is_day = evidence.at.time() == time()
+        at = f" on {evidence.at:%Y-%m-%d}" if is_day else f" on {evidence.at:%Y-%m-%d %H:%M} {evidence.at.tzinfo}"
+    elif evidence.unread is not None:
+        at = f" at a time that cannot be read, {evidence.unread!r}"
+    text = f": {evidence.text!r}" if evidence.text is not None else ""
+    return f",{source}{at}{text}" if source or at or text else ""
 
 
 def _about(row: Row[Any]) -> str:

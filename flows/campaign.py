@@ -157,6 +157,10 @@ def resolve_audience(running: Campaign) -> None:
         get_run_logger().info(
             "%s people in the audience%s", f"{found.audience:,}", f", of them {left_out}" if left_out else ""
         )
+        for field, count in found.unread.items():
+            get_run_logger().warning(
+                "audience.contact.%s: %s values could not be read and count as left empty", field, f"{count:,}"
+            )
         if not found.audience:
             get_run_logger().warning("nobody: the query returned no one since the last run of this plan")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import logging
 import re
 import stat
@@ -20,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from openpyxl import Workbook
 from sqlalchemy import create_engine, insert, select, text, update
 from sqlalchemy.dialects import registry
 from sqlalchemy.engine import make_url
@@ -30,6 +33,7 @@ from commplan.audience import refresh as refreshing
 from commplan.audience import snapshot
 from commplan.audience.address import read_email, read_phone, validated_email, validated_phone
 from commplan.audience.database import KNOWN
+from commplan.audience.evidence import read_evidence
 from commplan.audience.person import Reader, read_consent, read_locale, read_zone
 from commplan.audience.planning import SILENCE, Planning
 from commplan.audience.snapshot import with_segment
@@ -37,7 +41,7 @@ from commplan.audience.source import CHUNK, Source, as_utc
 from commplan.audience.statement import Statement
 from commplan.errors import InputError, RunError
 from commplan.ids import Keyring, RunId
-from commplan.plan import ContactColumns, Plan
+from commplan.plan import ConsentRecord, ContactColumns, Plan
 from commplan.store import Store
 from commplan.store.tables import attempts, batches, bundles, enrolments, messages, recipients, runs
 from commplan.terms import Reason
@@ -1211,6 +1215,95 @@ def test_imported_contacts_are_an_audience_too(store: Store, tmp_path: Path) -> 
 _READER = Reader(
     ("id", "x"), ContactColumns.model_validate({"id": "id"}), default_region="US", keyring=Keyring("k"), place="p"
 )
+
+
+_AGREED = ConsentRecord(given="may_text", source="form", text="words", at="agreed")
+
+
+@pytest.mark.parametrize(
+    ("value", "at"),
+    [
+        ("2026-01-05 09:30", datetime(2026, 1, 5, 9, 30)),
+        ("2026-01-05T01:30:00Z", datetime(2026, 1, 5, 9, 30)),
+        ("2026-01-05T01:30:00+00:00", datetime(2026, 1, 5, 9, 30)),
+        ("2026-01-05", datetime(2026, 1, 5)),
+        ("05/01/2026", None),
+        ("0001-01-01", None),
+        (1767576600, None),
+        (None, None),
+        ("", None),
+    ],
+)
+def test_the_time_of_a_consent_is_read_in_the_plans_zone_or_said_to_be_unreadable(value: object, at: Any) -> None:
+    columns = {"may_text": "yes", "form": " web form ", "words": "", "agreed": value}
+    found = read_evidence(_AGREED, columns, ZoneInfo("Asia/Shanghai"))
+    assert (found.given, found.source, found.text) == (True, "web form", None)
+    assert (found.at and found.at.replace(tzinfo=None)) == at
+    assert found.unread == (str(value) if value and at is None else None)
+
+
+def test_a_time_of_consent_that_cannot_be_read_is_counted_and_leaves_the_consent_as_it_is() -> None:
+    mapping = ContactColumns.model_validate({"id": "id", "consent": {"sms": {"given": "may_text", "at": "agreed"}}})
+    reader = Reader(("id", "may_text", "agreed"), mapping, default_region="US", keyring=Keyring("k"), place="p")
+
+    def read(*row: object) -> tuple[bool | None, tuple[str, ...]]:
+        person = reader.read(row, "1")
+        return person.sms_consent, person.unread
+
+    assert read("1", "yes", "2026-01-05") == (True, ())
+    assert read("1", "yes", date(2026, 1, 5)) == (True, ())
+    assert read("1", "yes", datetime(2026, 1, 5, tzinfo=UTC)) == (True, ())
+    assert read("1", "yes", None) == (True, ())
+    assert read("1", "yes", "some time in May") == (True, ("consent.sms.at",))
+    assert read("1", "perhaps", "x") == (None, ("consent.sms.at", "consent.sms.given"))
+
+
+def test_every_column_of_the_evidence_must_be_there() -> None:
+    record = {"given": "may_text", "source": "frm", "text": "words", "at": "agreed"}
+    mapping = ContactColumns.model_validate({"id": "id", "consent": {"email": "may_mail", "sms": record}})
+    with pytest.raises(InputError) as caught:
+        Reader(("id", "form", "agreed"), mapping, default_region="US", keyring=Keyring("k"), place="p")
+    assert [(finding.field.removeprefix("audience.contact."), finding.remedy) for finding in caught.value.findings] == [
+        ("consent.email", "it returns id, form, agreed"),
+        ("consent.sms.given", "it returns id, form, agreed"),
+        ("consent.sms.source", "did you mean form?"),
+        ("consent.sms.text", "it returns id, form, agreed"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_an_imported_file_brings_the_evidence_of_a_consent_along(
+    store: Store, sqlite_crm: Crm, resolve: Resolve, tmp_path: Path, kind: str
+) -> None:
+    rows: list[list[Any]] = [["id", "mobile", "may_text", "form", "words", "agreed"]]
+    if kind == "csv":
+        file = tmp_path / "people.csv"
+        rows.append(["1", "+12025550123", "yes", "web form", "Yes, text me", "2026-01-05 09:30:00"])
+        with file.open("w", encoding="utf-8", newline="") as handle:
+            csv.writer(handle).writerows(rows)
+    else:
+        file = tmp_path / "people.xlsx"
+        rows.append([1, "+12025550123", True, "web form", "Yes, text me", datetime(2026, 1, 5, 9, 30)])
+        book = Workbook()
+        for row in rows:
+            book.worksheets[0].append(row)
+        book.save(file)
+    contacts.import_file(file, people="customers", home=tmp_path / "home")
+    record = {"given": "may_text", "source": "form", "text": "words", "at": "agreed"}
+    plan = make_plan(
+        steps="sms",
+        source={"contacts": "customers", "url": None, "sql": None},
+        contact={"id": "id", "phone": "mobile", "consent": {"sms": record}},
+        segments=[],
+    )
+    run_id = new_run(store)
+    found = resolve(run_id, sqlite_crm, plan, source_url=contacts.source_url(tmp_path / "home"))
+    assert (found.audience, found.unread) == (1, {})
+    row = people(store, run_id)["1"]
+    assert row.sms_consent is True
+    evidence = read_evidence(ConsentRecord.model_validate(record), json.loads(row.columns), ZoneInfo("Asia/Shanghai"))
+    assert (evidence.source, evidence.text) == ("web form", "Yes, text me")
+    assert evidence.at == datetime(2026, 1, 5, 9, 30, tzinfo=ZoneInfo("Asia/Shanghai"))
 
 
 @pytest.mark.parametrize(

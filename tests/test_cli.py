@@ -125,13 +125,15 @@ def test_check_says_that_all_is_right_and_what_is_missing_before_it_can_run(comm
 
 def test_check_and_run_refuse_what_the_database_would_refuse_by_line_and_write_nothing(command, plan, tmp_path):
     with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm:
-        crm.execute("create table customers (customer_id, email, lang, tz, sms_opt_in, signed_up_at, lifetime_value)")
-    replace(plan, "sms: sms_opt_in", "sms: sms_optin")
+        columns = "customer_id, email, lang, tz, sms_opt_in, sms_opt_in_at, signed_up_at, lifetime_value"
+        crm.execute(f"create table customers ({columns})")
+    replace(plan, "given: sms_opt_in", "given: sms_optin")
     given = {"CRM_DATABASE_URL": f"sqlite:///{tmp_path / 'crm.sqlite'}", **KEYS}
     said = require(command("check", plan, **given), 2)
     assert [line.split(": ")[1] for line in said.splitlines()] == [
         "audience.contact.phone",
-        "audience.contact.consent.sms",
+        "audience.contact.consent.sms.given",
+        "audience.contact.consent.sms.source",
         "conversions.activated.sql",
     ]
     assert all(line.startswith(f"{plan}:") for line in said.splitlines())
@@ -346,7 +348,10 @@ def test_run_names_every_variable_that_is_missing_and_writes_nothing(command, tm
 
 
 def test_a_server_of_the_orchestrator_that_does_not_come_up_is_one_sentence(command, plan, tmp_path):
-    columns = "customer_id, email, mobile, lang, tz, sms_opt_in, signed_up_at, lifetime_value, activated_at"
+    columns = (
+        "customer_id, email, mobile, lang, tz, sms_opt_in, sms_opt_in_source, sms_opt_in_at, signed_up_at, "
+        "lifetime_value, activated_at"
+    )
     with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm:
         crm.execute(f"create table customers ({columns})")
     impatient = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "0"}

@@ -253,6 +253,8 @@ def test_every_scenario_is_valid_for_an_editor_and_names_the_schema(
         (("audience", "start"), 20261101),
         (("audience", "enroll"), "twice"),
         (("audience", "segments", 0), {"name": "vip", "condition": "x > 1"}),
+        (("audience", "contact", "consent", "sms"), {"source": "form"}),
+        (("audience", "contact", "consent", "sms"), {"given": "may_text", "when": "agreed"}),
         (("conversions", "activated"), {"sql": "select 1"}),
         (("sequence",), {"welcome": {}}),
         (("sequence", 0, "channel"), "telegraph"),

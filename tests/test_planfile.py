@@ -373,6 +373,16 @@ def test_a_wrong_value_is_named_with_rule_and_remedy(old: str, new: str, finding
             "12: audience.contact.consent.email: is missing, but marketing email needs a recorded consent or "
             "another basis; name the column that records it, or write `basis:` with the reason",
         ]),
+        ([("phone: tel", "phone: tel, consent: {sms: {source: form}}")], [
+            "12: audience.contact.consent.sms.given: is missing; write `given:` here"
+        ]),
+        ([("phone: tel", "phone: tel, consent: {sms: {given: may_text, when: agreed}}")], [
+            "12: audience.contact.consent.sms.when: is not a field of the plan file; "
+            "known here are given, source, text, at"
+        ]),
+        ([("phone: tel", "phone: tel, consent: {sms: [may_text]}")], [
+            "12: audience.contact.consent.sms: is a list where one value belongs; write a single value"
+        ]),
         ([("{url: env:CRM, sql: select * from c}", "{contacts: people, sql: select 1}")], [
             "11: audience.source.sql: cannot stand beside `contacts`; keep one source of people"
         ]),
@@ -400,6 +410,8 @@ def test_parts_that_do_not_fit_are_named_where_they_stand(edits: list[tuple[str,
     [
         [("purpose: service", "purpose: marketing\nbasis: existing customers"),
          ("phone: tel", "phone: tel, consent: {sms: may_text}")],
+        [("purpose: service", "purpose: marketing\nbasis: existing customers"),
+         ("phone: tel", "phone: tel, consent: {sms: {given: may_text, source: form, text: words, at: agreed}}")],
         [("purpose: service", "purpose: emergency")],
         [("{url: env:CRM, sql: select * from c}", "{contacts: people}")],
         [("select * from c", "select x::since from c")],

@@ -21,7 +21,7 @@ ONBOARDING = Path(commplan.__file__).parent.parent / "templates" / "onboarding"
 _TABLE = """
 CREATE TABLE customers (
     customer_id INTEGER, first_name TEXT, email TEXT, mobile TEXT, lang TEXT, tz TEXT, signed_up_at TIMESTAMP,
-    lifetime_value INTEGER, sms_opt_in INTEGER, activated_at TIMESTAMP)
+    lifetime_value INTEGER, sms_opt_in INTEGER, sms_opt_in_source TEXT, sms_opt_in_at TIMESTAMP, activated_at TIMESTAMP)
 """
 
 
@@ -72,13 +72,13 @@ def test_every_misspelt_column_is_named_where_it_stands_all_at_once(tmp_path, cr
         tmp_path / "plan",
         crm,
         ("email: email", "email: emial"),
-        ("sms: sms_opt_in", "sms: sms_optin"),
+        ("given: sms_opt_in", "given: sms_optin"),
         ("if: lifetime_value >= 1000", "if: lang = 'en' and lifetime_vale >= 1000"),
         ("at: activated_at", "at: activatd_at"),
     )
     fields = [
         ("audience.contact.email", "emial"),
-        ("audience.contact.consent.sms", "sms_optin"),
+        ("audience.contact.consent.sms.given", "sms_optin"),
         ("audience.segments[0].if", "lifetime_vale >= 1000"),
         ("conversions.activated.at", "activatd_at"),
     ]

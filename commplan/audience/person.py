@@ -21,9 +21,10 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from commplan.audience.address import read_email, read_phone
+from commplan.audience.source import as_utc
 from commplan.errors import Finding, InputError, quoted
 from commplan.ids import AddressKey, Keyring
-from commplan.plan import ContactColumns, nearest, write_duration
+from commplan.plan import ConsentRecord, ContactColumns, nearest, write_duration
 from commplan.terms import Reason
 
 #: Longest id of a person.
@@ -33,6 +34,8 @@ _YES = frozenset({"1", "true", "t", "yes", "y", "on", "是"})
 _NO = frozenset({"0", "false", "f", "no", "n", "off", "否"})
 _LOCALE = re.compile(r"([A-Za-z]{2,3})(?:[-_]([A-Za-z]{4}))?(?:[-_]([A-Za-z]{2}|[0-9]{3}))?(?:\.[A-Za-z0-9-]+)?")
 
+
+_UTC = ZoneInfo("UTC")
 
 _NESTED = frozenset({list, tuple, dict})
 
@@ -69,8 +72,8 @@ def find_columns(columns: Sequence[str], mapping: ContactColumns, *, place: str)
         "phone": mapping.phone,
         "locale": mapping.locale,
         "timezone": mapping.timezone,
-        "consent.email": mapping.consent.email,
-        "consent.sms": mapping.consent.sms,
+        **_record_columns("consent.email", mapping.consent.email),
+        **_record_columns("consent.sms", mapping.consent.sms),
     }
     findings = [
         no_column(column, columns, place=place, field=f"audience.contact.{field}")
@@ -80,6 +83,15 @@ def find_columns(columns: Sequence[str], mapping: ContactColumns, *, place: str)
     if findings:
         raise InputError(findings)
     return {field: None if column is None else columns.index(column) for field, column in named.items()}
+
+
+def _record_columns(field: str, record: ConsentRecord | None) -> Mapping[str, str]:
+    """Return the columns of one channel's consent by their fields, as the plan spells them."""
+    if record is None:
+        return {}
+    if not record.evidence:
+        return {field: record.given}
+    return {f"{field}.given": record.given, **{f"{field}.{name}": at for name, at in record.evidence.items()}}
 
 
 def no_column(column: str, columns: Sequence[str], *, place: str, field: str) -> Finding:
@@ -115,8 +127,9 @@ class Reader:
         self._phone = at["phone"]
         self._locale = at["locale"]
         self._zone = at["timezone"]
-        self._email_consent = at["consent.email"]
-        self._sms_consent = at["consent.sms"]
+        self._email_consent = _given(at, "consent.email")
+        self._sms_consent = _given(at, "consent.sms")
+        self._consent_times = [(field, at[field]) for field in ("consent.email.at", "consent.sms.at") if field in at]
 
     def contact_id(self, row: Sequence[Any]) -> str | None:
         """Return a row's id as text, None when there is none that can be used."""
@@ -130,6 +143,8 @@ class Reader:
             row, self._phone, lambda text: read_phone(text, self._region), Reason.NO_PHONE, Reason.INVALID_PHONE
         )
         phone, country = found if found is not None else (None, None)
+        for name, column in self._consent_times:
+            _known(row, column, read_moment, name, unread)
         key = self._keyring.address_key
         return Person(
             contact_id=contact_id,
@@ -142,8 +157,8 @@ class Reader:
             country=country,
             locale=_known(row, self._locale, read_locale, "locale", unread),
             zone=_known(row, self._zone, read_zone, "timezone", unread),
-            email_consent=_known(row, self._email_consent, read_consent, "consent.email", unread),
-            sms_consent=_known(row, self._sms_consent, read_consent, "consent.sms", unread),
+            email_consent=_known(row, self._email_consent[1], read_consent, self._email_consent[0], unread),
+            sms_consent=_known(row, self._sms_consent[1], read_consent, self._sms_consent[0], unread),
             unread=tuple(unread),
         )
 
@@ -173,6 +188,12 @@ class Reader:
                 "audience.source.sql",
             ) from None
         return value
+
+
+def _given(at: Mapping[str, int | None], field: str) -> tuple[str, int | None]:
+    """Return the field of a consent as the plan spells it, and where its column is."""
+    spelt = field if f"{field}.given" not in at else f"{field}.given"
+    return spelt, at.get(spelt)
 
 
 def _reach(
@@ -252,6 +273,14 @@ def read_consent(value: object) -> bool | None:
     if word in _NO:
         return False
     return True if _is_date(word) else None
+
+
+def read_moment(value: object, zone: ZoneInfo = _UTC) -> datetime | None:
+    """Return a time or a day (its midnight) in `zone`, where it also is if it names no zone; None for what is none."""
+    try:
+        return as_utc(value, zone).astimezone(zone)
+    except (ValueError, OverflowError):
+        return None
 
 
 @lru_cache(maxsize=4_096)

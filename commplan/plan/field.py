@@ -54,7 +54,7 @@ class Part(BaseModel):
     )
 
 
-def _text_only(parse: Callable[[object], object]) -> BeforeValidator:
+def one_value(parse: Callable[[object], object]) -> Callable[[object], object]:
     """Refuse groups and lists in one sentence, before `parse` sees the value."""
 
     def check(value: object) -> object:
@@ -63,7 +63,11 @@ def _text_only(parse: Callable[[object], object]) -> BeforeValidator:
             raise ValueError(f"is {found} where one value belongs; write a single value")
         return parse(value)
 
-    return BeforeValidator(check)
+    return check
+
+
+def _text_only(parse: Callable[[object], object]) -> BeforeValidator:
+    return BeforeValidator(one_value(parse))
 
 
 def _schema(pattern: re.Pattern[str] | None = None, *examples: str) -> WithJsonSchema:
@@ -78,8 +82,9 @@ def _schema(pattern: re.Pattern[str] | None = None, *examples: str) -> WithJsonS
 Name = Annotated[str, _text_only(parse_name), _schema(NAME)]
 Locale = Annotated[str, _text_only(parse_locale), _schema(LOCALE, "en", "zh-CN")]
 EnvRef = Annotated[str, _text_only(parse_env), _schema(ENV, "env:NAME_OF_A_VARIABLE")]
+parse_column = parse_line(128)
 #: The name of a column in the source.
-ColumnName = Annotated[str, _text_only(parse_line(128)), _schema()]
+ColumnName = Annotated[str, _text_only(parse_column), _schema()]
 Line = Annotated[str, _text_only(parse_line(200)), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200})]
 Text = Annotated[str, _text_only(parse_text), _schema()]
 Duration = Annotated[

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from commplan import condition as conditions
@@ -38,6 +38,8 @@ from commplan.plan.field import (
     Text,
     When,
     Zone,
+    one_value,
+    parse_column,
 )
 from commplan.silence import silences
 from commplan.terms import Channel, OnUnknown, Purpose
@@ -87,11 +89,40 @@ class Source(Part):
     row_limit: Count = Field(2_000_000, description="Most rows the query may return; more is an error")
 
 
-class ConsentColumns(Part):
-    """Columns that record permission: 1, true, yes or a date is a yes; 0, false, no or nothing is a no."""
+class ConsentRecord(Part):
+    """Columns with one channel's permission and the evidence of it.
 
-    email: ColumnName | None = Field(None, description="Column with the consent to email")
-    sms: ColumnName | None = Field(None, description="Column with the consent to SMS")
+    In `given` 1, true, yes or a date is a yes; 0, false, no or nothing is a no.
+    """
+
+    given: ColumnName = Field(description="Column with the consent itself; where it stands alone, write its name only")
+    source: ColumnName | None = Field(None, description="Column with where it was given: a form, a shop, a call")
+    text: ColumnName | None = Field(None, description="Column with the words that were agreed to")
+    at: ColumnName | None = Field(None, description="Column with the time it was given")
+
+    @property
+    def evidence(self) -> dict[str, str]:
+        """The columns besides `given`, by field."""
+        named = {"source": self.source, "text": self.text, "at": self.at}
+        return {name: column for name, column in named.items() if column is not None}
+
+
+def _record(value: object) -> object:
+    if value is None or isinstance(value, dict | ConsentRecord):
+        return value
+    return {"given": one_value(parse_column)(value)}
+
+
+_Consent = Annotated[
+    ConsentRecord | None, BeforeValidator(_record, json_schema_input_type=ColumnName | ConsentRecord | None)
+]
+
+
+class ConsentColumns(Part):
+    """Columns that record permission."""
+
+    email: _Consent = Field(None, description="Column with the consent to email, or a group with its evidence too")
+    sms: _Consent = Field(None, description="Column with the consent to SMS, or a group with its evidence too")
 
 
 class ContactColumns(Part):

@@ -29,11 +29,13 @@ CREATE TABLE customers (
     signed_up_at TEXT NOT NULL,
     lifetime_value INTEGER NOT NULL,
     sms_opt_in INTEGER NOT NULL,
+    sms_opt_in_source TEXT,
+    sms_opt_in_at TEXT,
     setup_url TEXT NOT NULL,
     activated_at TEXT
 )
 """
-_COLUMNS = 12
+_COLUMNS = 14
 
 _ENGLISH_FIRST = (
     "Grace", "Oliver", "Amelia", "Noah", "Isla", "Leo", "Ava", "George", "Mia", "Arthur", "Ivy", "Freddie", "Lily",
@@ -62,6 +64,7 @@ _TRADITIONAL = str.maketrans(
 )
 _AMERICAN_ZONES = ("America/New_York", "America/Chicago", "America/Denver", "America/Los_Angeles")
 _AMERICAN_AREAS = ("202", "303", "206", "312", "404", "512", "617", "702")
+_OPT_IN_SOURCES = ("the sign-up form", "the web shop", "the help desk")
 _WRONG_EMAILS = ("{name}", "{name}@", "@person.example.com", "{name}@@person.example.com", "{name}@person..example.com")
 _WRONG_PHONES = ("12345", "n/a", "+1 202 555", "+86 138 0013", "001-000-000")
 
@@ -100,6 +103,7 @@ def _customer(number: int, seed: int, now: datetime, site: str) -> tuple[object,
     if dice.chance("activated already", 0.04):
         activated = signed_up + (now - signed_up) * dice.between("activated after", 0.1, 0.9)
     value = int(dice.between("worth", 1_000, 9_000)) if dice.chance("vip", 0.12) else int(dice.between("worth", 0, 900))
+    may_text = dice.chance("sms", 0.85)
     return (
         number,
         first,
@@ -110,7 +114,9 @@ def _customer(number: int, seed: int, now: datetime, site: str) -> tuple[object,
         None if dice.chance("no zone", 0.05) else tz,
         _local(signed_up),
         value,
-        int(dice.chance("sms", 0.85)),
+        int(may_text),
+        dice.pick("where", _OPT_IN_SOURCES) if may_text else None,
+        _local(signed_up) if may_text else None,
         f"{site}/setup/{number}",
         _local(activated) if activated else None,
     )

@@ -69,6 +69,31 @@ def test_a_person_s_whole_story_is_told_by_address_and_by_id(rehearse):
     assert "STOP" in text.stop
 
 
+def test_the_evidence_of_a_consent_is_told_as_the_snapshot_kept_it(rehearse):
+    here = rehearse(crowd(4))
+    for column in ("form", "words", "agreed"):
+        here.update_crm(f"alter table customers add column {column} text")
+    here.update_crm("update customers set form = 'the web form', words = 'Yes, text me', agreed = '2026-01-05 09:30'")
+    here.update_crm("update customers set words = null, agreed = '2026-01-05' where customer_id = 2")
+    here.update_crm("update customers set form = '', words = null, agreed = 'in May' where customer_id = 3")
+    running = here.ready(
+        TEXT.replace("{sms: sms_opt_in}", "{sms: {given: sms_opt_in, source: form, text: words, at: agreed}}")
+    )
+    here.update_crm("update customers set sms_opt_in = 0, form = 'a call', agreed = '2026-11-30' where customer_id = 4")
+    running.gather()
+
+    def told(number: int) -> str:
+        (part,) = explain(here.store, here.settings, contact=f"customers:{number}").runs
+        return next(one.what for one in part.decisions if one.what.startswith("consent to sms"))
+
+    assert told(1) == (
+        "consent to sms: yes, from the web form on 2026-01-05 09:30 Asia/Shanghai: 'Yes, text me' (column sms_opt_in)"
+    )
+    assert told(2) == "consent to sms: yes, from the web form on 2026-01-05 (column sms_opt_in)"
+    assert told(3) == "consent to sms: yes, at a time that cannot be read, 'in May' (column sms_opt_in)"
+    assert told(4) == "consent to sms: no, changed since the snapshot, which had yes (column sms_opt_in)"
+
+
 def test_why_somebody_was_not_written_to_is_told_with_the_rule(rehearse):
     here = rehearse([*crowd(3)])
     block(here, Channel.SMS, "+12025550002", reason=Reason.STOP)

@@ -53,6 +53,8 @@ def columns(**changes: object) -> dict[str, object]:
         "signed_up_at": "2026-11-20 08:00:00",
         "lifetime_value": 0,
         "sms_opt_in": 1,
+        "sms_opt_in_source": "the sign-up form",
+        "sms_opt_in_at": "2026-11-20 08:00:00",
         "setup_url": "http://127.0.0.1:54321/site/setup/1000000?via=crm&x=1",
         "activated_at": None,
         **changes,

@@ -64,6 +64,8 @@ def test_customers_are_as_untidy_as_announced(tmp_path):
     shared = Counter((row["email"] or str(row["customer_id"])).casefold() for row in rows)
     assert 5 <= sum(count > 1 for count in shared.values()) <= 25
     assert 100 <= sum(not row["sms_opt_in"] for row in rows) <= 200
+    assert all(bool(row["sms_opt_in_source"]) == bool(row["sms_opt_in"]) for row in rows)
+    assert all(row["sms_opt_in_at"] == (row["signed_up_at"] if row["sms_opt_in"] else None) for row in rows)
     assert 90 <= sum(row["lifetime_value"] >= 1_000 for row in rows) <= 150
     old = [row for row in rows if row["signed_up_at"] < "2026-11-01"]
     assert 70 <= len(old) <= 130
