@@ -354,7 +354,7 @@ def test_every_line_is_the_same_in_whatever_order_it_was_told(
     for told in pair:
         engine = create_engine("sqlite://", poolclass=StaticPool)
         with engine.connect() as connection:
-            metadata.create_all(connection, tables=[suppressions])
+            metadata.create_all(connection, tables=[suppressions, suppression_changes])
             for is_stop, minute, source in told:
                 place = {"channel": Channel.SMS, "address_key": KEY, "scope": SCOPE_ALL, "reason": Reason.STOP}
                 said = {"source": source, "at": NOON + timedelta(minutes=minute)}

@@ -21,7 +21,8 @@ from commplan.store import open_store
 from commplan.store.tables import inbox, messages, receipts
 from commplan.terms import MessageState
 from tests.conftest import PLAIN
-from tests.listening.test_serve import Receiver, eventually
+from tests.listening.conftest import PUBLIC
+from tests.listening.receiver import Receiver, eventually
 
 _PEOPLE, _BATCH = 400, 10
 _TOKEN = "a token of sixteen letters or more"
@@ -32,12 +33,13 @@ class Crew(Receiver):
 
     def start(self) -> None:
         handle = self._listener.fileno()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "commplan", "serve", "--processes", "2", "--fd", str(handle)],
-            env={**self._environment, "COMMPLAN_METRICS_TOKEN": _TOKEN},
-            pass_fds=[handle],
-            stderr=subprocess.PIPE,
-        )
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "commplan", "serve", "--processes", "2", "--fd", str(handle)],
+                env={**self._environment, "COMMPLAN_METRICS_TOKEN": _TOKEN},
+                pass_fds=[handle],
+                stderr=log,
+            )
         eventually(lambda: len(self.members()) == 2)
         eventually(lambda: self.figure("commplan_store_readable") == 1)
 
@@ -58,7 +60,7 @@ class Crew(Receiver):
 
 @pytest.fixture
 def crew(settings, signer) -> Iterator[Crew]:  # type: ignore[no-untyped-def]
-    made = Crew(settings.home, signer.public_key)
+    made = Crew(settings.home, public_url=PUBLIC, public_key=signer.public_key, auth_token=signer.auth_token)
     yield made
     made.close()
 

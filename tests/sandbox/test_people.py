@@ -24,7 +24,7 @@ def onboarding(sandbox, receiver, *people, survey=False):
     """Return a mail with a page, a survey when asked for, an unsubscribe link and the one-click headers."""
     body = sandbox.mail(*people)
     links = [f"{receiver.url}/u/%t%"]
-    links += [f"{receiver.url}/s/%t%?score={score}" for score in range(1, 6)] if survey else [f"{receiver.url}/p/%t%"]
+    links += [f"{receiver.url}/s/%t%?score={score}" for score in range(1, 6)] if survey else [f"{receiver.url}/x/%t%"]
     body["content"][1]["value"] = "".join(f'<a href="{link}">x</a>' for link in links)
     for number, personalization in enumerate(body["personalizations"]):
         personalization["substitutions"] = {"%t%": f"t{number}"}
@@ -40,8 +40,8 @@ def test_a_click_opens_the_page_and_reports_it_and_unsubscribes_nobody(start, re
     sandbox.post(onboarding(sandbox, receiver, "click@person.example.com"))
     (truth,) = sandbox.settle()
     assert truth["clicked"]
-    assert [request.path for request in receiver.to("/p/", "GET")] == ["/p/t0"]
-    assert [event["url"] for event in receiver.events("click")] == [f"{receiver.url}/p/t0"]
+    assert [request.path for request in receiver.to("/x/", "GET")] == ["/x/t0"]
+    assert [event["url"] for event in receiver.events("click")] == [f"{receiver.url}/x/t0"]
     assert receiver.to("/u/", "GET") == receiver.to("/u/") == []
 
 
@@ -52,7 +52,7 @@ def test_untracked_links_and_switched_off_tracking_report_nothing(start, receive
     sandbox.post(body)
     (truth,) = sandbox.settle()
     assert (truth["visited"], truth["clicked"]) == (True, False)
-    assert receiver.to("/p/", "GET")
+    assert receiver.to("/x/", "GET")
     assert receiver.events("click") == receiver.events("open") == []
 
 
@@ -60,7 +60,7 @@ def test_links_elsewhere_are_never_followed(start, receiver):
     sandbox = start()
     body = sandbox.mail("click@person.example.com")
     other = receiver.url.replace("127.0.0.1", "localhost")
-    body["content"][1]["value"] = f'<a href="{other}/p/1">x</a>'
+    body["content"][1]["value"] = f'<a href="{other}/x/1">x</a>'
     sandbox.post(body)
     sandbox.settle()
     assert [request.method for request in receiver.requests] == ["POST"] * len(receiver.requests)
@@ -82,8 +82,8 @@ def test_a_scanner_opens_every_link_and_unsubscribes_nobody(start, receiver):
     sandbox.post(onboarding(sandbox, receiver, "scanner@person.example.com"))
     (truth,) = sandbox.settle()
     assert (truth["scanned"], truth["unsubscribed"]) == (True, False)
-    assert {(request.method, request.path) for request in receiver.requests if request.path[1] in "up"} == {
-        ("HEAD", "/u/t0"), ("GET", "/u/t0"), ("HEAD", "/p/t0"), ("GET", "/p/t0"),
+    assert {(request.method, request.path) for request in receiver.requests if request.path[1] in "ux"} == {
+        ("HEAD", "/u/t0"), ("GET", "/u/t0"), ("HEAD", "/x/t0"), ("GET", "/x/t0"),
     }  # fmt: skip
     assert len(receiver.events("click")) == 2
 

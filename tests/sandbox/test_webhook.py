@@ -101,7 +101,7 @@ def test_the_product_reads_everything_that_is_posted(start, receiver, public_key
     sandbox = start(people={"+12025550123": "stop", "+12025550124": "undelivered"})
     roles = ("click", "spam", "bounce", "block", "defer", "scanner", "reply", "away")
     body = sandbox.mail(*(f"{role}@person.example.com" for role in roles), reply_to={"email": "r@reply.example.com"})
-    body["content"][1]["value"] = f'<a href="{receiver.url}/p/1">x</a>'
+    body["content"][1]["value"] = f'<a href="{receiver.url}/x/1">x</a>'
     sandbox.post(body)
     for number in ("+12025550123", "+12025550124"):
         sandbox.text(To=number, StatusCallback=f"{receiver.url}/hooks/twilio/status?m=token&a=attempt#rc=5&rp=all")
