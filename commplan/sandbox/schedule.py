@@ -10,6 +10,7 @@ import heapq
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import count
 
@@ -79,10 +80,10 @@ class Schedule:
                     await asyncio.sleep(0)
             # A day at most: a clock that hardly moves makes due times that no timer can hold.
             wait = min(86_400.0, max(0.0, self._heap[0][0] - time.time())) if self._heap else None
-            try:
-                await asyncio.wait_for(self._earlier.wait(), wait)
-            except TimeoutError:
-                continue
+            # Not `wait_for`: before Python 3.12 it takes no notice of being cancelled while what it waits for comes.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._earlier.wait()
 
     async def _start(self, action: Action) -> None:
         await self._slots.acquire()
