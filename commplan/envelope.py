@@ -104,6 +104,15 @@ class EventHook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InboundHook:
+    """Where the email provider posts the mail to one host name; `is_raw` if it leaves reading it to us."""
+
+    host: str
+    url: str
+    is_raw: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TextStatus:
     """What became of a text by the provider's own account, in its words."""
 

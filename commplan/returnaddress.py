@@ -10,6 +10,8 @@ from base64 import b32decode, b32encode, urlsafe_b64decode, urlsafe_b64encode
 
 from commplan.ids import Token, TokenPurpose
 
+#: Where mail to them is posted, below the public address.
+INBOUND_PATH = "/hooks/sendgrid/inbound"
 #: First letter of an address → what mail to it is: an answer, or an opt-out.
 _PURPOSES = {"r": TokenPurpose.REPLY, "u": TokenPurpose.UNSUBSCRIBE}
 _TAGGED = re.compile(r"(?<![\w.+-])([ru])\+([a-z2-7]{26})@", re.IGNORECASE)

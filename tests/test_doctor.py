@@ -365,6 +365,20 @@ def test_the_doctor_says_what_is_missing_and_how_to_mend_it(command, sandbox):
     with running(emulated(events_off=("click", "open"))) as url:
         off = {"COMMPLAN_EMAIL__BASE_URL": url, "COMMPLAN_SMS__BASE_URL": url}
         assert "open, click are off" in command("doctor", **{**given, **off}).stdout
+    for domain, leads_to, says in (
+        ("reply.example.com", RECEIVER, "mail to reply.example.com is posted to us"),
+        ("other.example.com", RECEIVER, "Inbound Parse does not know other.example.com"),
+        ("reply.example.com", "http://127.0.0.1:10", "let it lead to"),
+    ):
+        with running(replace(emulated(), inbound_domain="reply.example.com", public_url=leads_to)) as url:
+            hearing = {
+                **given,
+                "COMMPLAN_EMAIL__BASE_URL": url,
+                "COMMPLAN_SMS__BASE_URL": url,
+                "COMMPLAN_EMAIL__INBOUND_DOMAIN": domain,
+                "COMMPLAN_EMAIL__INBOUND_KEYS": json.dumps([PUBLIC]),
+            }
+            assert says in " ".join(command("doctor", **hearing).stdout.split())
     nobody = command("doctor", **{**given, "COMMPLAN_EMAIL__BASE_URL": "http://127.0.0.1:9"})
     assert nobody.returncode == 1
     assert "start `commplan sandbox`" in nobody.stdout

@@ -16,7 +16,16 @@ from pydantic import SecretStr
 from commplan.channels.email_sendgrid import SendGridGateway
 from commplan.channels.lists_sendgrid import SendGridLists
 from commplan.channels.sms_twilio import TwilioGateway
-from commplan.envelope import Acceptance, EmailBatch, EventHook, InboundText, Listing, TextMessage, TextStatus
+from commplan.envelope import (
+    Acceptance,
+    EmailBatch,
+    EventHook,
+    InboundHook,
+    InboundText,
+    Listing,
+    TextMessage,
+    TextStatus,
+)
 from commplan.errors import Finding, InputError
 from commplan.settings import Settings, kind_of
 from commplan.terms import Channel
@@ -44,6 +53,9 @@ class EmailGateway(Protocol):
 
     def event_hooks(self) -> tuple[EventHook, ...]:
         """Return the event webhooks of the account; only reads. DeliveryError for whatever is not a whole answer."""
+
+    def inbound_hooks(self) -> tuple[InboundHook, ...]:
+        """Return where mail to the account is posted; only reads. DeliveryError for whatever is not a whole answer."""
 
     def test_hook(self, hook_id: str, url: str) -> None:
         """Have the provider post an invented event to `url`, as it posts those of a webhook. DeliveryError if not."""

@@ -20,7 +20,7 @@ from sendgrid import SendGridAPIClient
 
 from commplan.channels.failures import http_date, of_sendgrid, plain_id
 from commplan.channels.transport import Answer, Transport
-from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, EventHook, Listing, Sighting
+from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, EventHook, InboundHook, Listing, Sighting
 from commplan.errors import HaltError, RejectedError, UnknownError
 from commplan.returnaddress import reply_address, tag_of, unsubscribe_address
 from commplan.settings import EmailSettings
@@ -37,6 +37,7 @@ MOST_LOGGED = 1_000
 _NOT_ASKABLE = re.compile(r"['\"\\\x00-\x1f\x7f]")
 
 _HOOKS = "read and test the event webhook"
+_PARSE = "read the settings of Inbound Parse"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HEADER_URL = re.compile(r"https?://[!-;=?-~]+")
 _TRACKING = {
@@ -205,6 +206,18 @@ class SendGridGateway:
                     public_key=hook.get("public_key") or None,
                 )
                 for hook in json.loads(answer.body)["webhooks"]
+            )
+
+    def inbound_hooks(self) -> tuple[InboundHook, ...]:
+        """Read the host names whose mail Inbound Parse posts.
+
+        DeliveryError for everything that is not a whole answer.
+        """
+        with reading(_PARSE):
+            answer = self._sendgrid.client.user.webhooks.parse.settings.get()
+            return tuple(
+                InboundHook(host=str(one["hostname"] or ""), url=str(one["url"] or ""), is_raw=one["send_raw"] is True)
+                for one in json.loads(answer.body)["result"]
             )
 
     def test_hook(self, hook_id: str, url: str) -> None:

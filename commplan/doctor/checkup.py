@@ -17,6 +17,7 @@ from commplan.fence import reachable
 from commplan.ledger.standstill import stop_in_force
 from commplan.pull import standing
 from commplan.pulse import EVENTS_PATH, hook_at, missing_events
+from commplan.returnaddress import INBOUND_PATH
 from commplan.settings import Settings, kind_of
 from commplan.store import Store, open_store
 from commplan.terms import Channel
@@ -47,7 +48,9 @@ def examine(settings: Settings) -> list[Check]:
     providers = {channel: _provider(settings, channel) for channel in Channel}
     checks += [*providers.values(), *_receiver(settings)]
     # One that cannot be reached has been named already.
-    return checks if providers[Channel.EMAIL].remedy else [*checks, _events(settings)]
+    if providers[Channel.EMAIL].remedy:
+        return checks
+    return [*checks, _events(settings), *([_answers(settings)] if settings.email.inbound_domain else [])]
 
 
 def _of_store(store: Store, settings: Settings) -> Iterator[Check]:
@@ -152,6 +155,29 @@ def _events(settings: Settings) -> Check:
         remedy = "add the key that the SendGrid console shows to COMMPLAN_EMAIL__WEBHOOK_KEYS"
         return Check(what=what, found="all are on, and signed with a key that is not ours", remedy=remedy)
     return Check(what=what, found="all are on")
+
+
+def _answers(settings: Settings) -> Check:
+    """Look whether SendGrid posts what people answer by mail to our receiver, and reads it for us."""
+    what, url = "answers by mail", settings.public_url.rstrip("/") + INBOUND_PATH
+    host = (settings.email.inbound_domain or "").casefold()
+    gateways = open_gateways(settings, channels=[Channel.EMAIL])
+    try:
+        hook = next((one for one in gateways.email.inbound_hooks() if one.host.casefold() == host), None)
+    except DeliveryError as error:
+        found, _, remedy = error.reason.partition("; ")
+        return Check(what=what, found=found, remedy=remedy or "ask again in a while")
+    finally:
+        gateways.close()
+    where = "under Settings › Inbound Parse in the SendGrid console"
+    if hook is None:
+        return Check(what=what, found=f"Inbound Parse does not know {host}", remedy=f"add it {where}, with {url}")
+    if hook.url.rstrip("/") != url:
+        return Check(what=what, found=f"mail to {host} is posted to {hook.url}", remedy=f"let it lead to {url} {where}")
+    if hook.is_raw:
+        found = f"mail to {host} is posted as raw MIME, which is not read"
+        return Check(what=what, found=found, remedy=f"switch “POST the raw, full MIME message” off {where}")
+    return Check(what=what, found=f"mail to {host} is posted to us")
 
 
 def _lacking(what: str, error: CommplanError) -> Check:

@@ -33,6 +33,8 @@ class SandboxConfig:
     #: Where `commplan serve` is reached.
     public_url: str
     base_urls: tuple[str, ...] = ()
+    #: The host name whose mail Inbound Parse says it posts to `public_url`.
+    inbound_domain: str | None = None
     clock: Clock = field(default_factory=Clock.real)
     #: Decides who does what; the same seed gives the same people.
     seed: int = 1

@@ -21,6 +21,8 @@ from commplan.sandbox.client import Client, NoAnswerError, NotReachedError
 from commplan.sandbox.config import SandboxConfig
 from commplan.sandbox.schedule import Schedule
 
+#: Where the receiver takes mail.
+INBOUND = "/hooks/sendgrid/inbound"
 #: SendGrid's, in every post.
 _BOUNDARY = "xYzZY"
 #: Machine seconds between tries of one post: doubling from the first to the longest.
@@ -47,7 +49,7 @@ class ParseHook:
         self._schedule = schedule
         self._client = client
         self._config = config
-        self._url = config.public_url.rstrip("/") + "/hooks/sendgrid/inbound"
+        self._url = config.public_url.rstrip("/") + INBOUND
         key = serialization.load_pem_private_key(config.webhook_private_key.encode(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise TypeError("Inbound Parse signs with an elliptic curve key; make one with generate_key()")

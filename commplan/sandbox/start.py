@@ -82,6 +82,7 @@ def start_sandbox(
         auth_token=token,
         webhook_private_key=private,
         public_url=settings.public_url,
+        inbound_domain=settings.email.inbound_domain or INBOUND_DOMAIN,
         clock=clock,
         seed=wishes.seed,
         crm=wishes.crm,

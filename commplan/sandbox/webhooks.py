@@ -1,4 +1,4 @@
-"""SendGrid's settings of the event webhook, and the test of it, over HTTP.
+"""SendGrid's settings of the event webhook and of Inbound Parse, and the test of the first, over HTTP.
 
 Never tells a setting that the feed does not follow: what is switched off here is not posted.
 """
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from commplan.sandbox.config import SandboxConfig
+from commplan.sandbox.parse import INBOUND
 from commplan.sandbox.webhook import EventFeed
 
 _HOOK = "77d4a5da-7015-11ed-a1eb-0242ac120002"
@@ -46,6 +47,7 @@ class Webhooks:
         return [
             Route(f"{base}/settings/all", self._all, methods=["GET"]),
             Route(f"{base}/test", self._test, methods=["POST"]),
+            Route("/v3/user/webhooks/parse/settings", self._parse, methods=["GET"]),
         ]
 
     def _refused(self, request: Request) -> Response | None:
@@ -73,6 +75,14 @@ class Webhooks:
             "updated_date": "2023-02-15T10:00:00Z",
         }
         return JSONResponse({"max_allowed": 5, "webhooks": [hook]})
+
+    async def _parse(self, request: Request) -> Response:
+        refused = self._refused(request)
+        if refused is not None:
+            return refused
+        host, url = self._config.inbound_domain, self._config.public_url.rstrip("/") + INBOUND
+        setting = {"url": url, "hostname": host, "spam_check": False, "send_raw": False}
+        return JSONResponse({"result": [] if host is None else [setting]})
 
     async def _test(self, request: Request) -> Response:
         refused = self._refused(request)

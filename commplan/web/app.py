@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from commplan import tracking
 from commplan.ids import TokenPurpose
+from commplan.returnaddress import INBOUND_PATH
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.web.client import Proxies
@@ -117,7 +118,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
     return Starlette(
         routes=[
             Route("/hooks/sendgrid/events", hooks.sendgrid_events, methods=["POST"]),
-            Route("/hooks/sendgrid/inbound", hooks.sendgrid_inbound, methods=["POST"]),
+            Route(INBOUND_PATH, hooks.sendgrid_inbound, methods=["POST"]),
             Route("/hooks/twilio/status", hooks.twilio_status, methods=["POST"]),
             Route("/hooks/twilio/inbound", hooks.twilio_inbound, methods=["POST"]),
             *pages.routes,
@@ -130,7 +131,7 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
             Middleware(Measured, meter=meter),
             Middleware(
                 Gate,
-                limits={"/hooks/sendgrid/inbound": MAX_MAIL, "/hooks/": MAX_POST, "/": MAX_FORM},
+                limits={INBOUND_PATH: MAX_MAIL, "/hooks/": MAX_POST, "/": MAX_FORM},
                 headers=_headers(pages.style_hash),
             ),
             Middleware(
