@@ -67,7 +67,7 @@ def _sign_form(signer: Signer, post: Post) -> dict[str, str]:
 _EVENTS = {shape.name: shape for shape in shapes.SENDGRID}
 _STATUSES = {shape.name: shape for shape in shapes.TWILIO}
 _TOLD = ("delivered", "click", "spamreport")
-_MAIL, _STATUS, _TEXT = (AttemptId(letter * 32) for letter in "abc")
+_MAIL, _STATUS, _TEXT, _ANSWERED = (AttemptId(letter * 32) for letter in "abcd")
 
 
 def _events(world: World) -> Post:
@@ -107,7 +107,7 @@ def _reply(world: World) -> Post:
 
 
 def _mail(world: World) -> Post:
-    world.send(attempt_id=_MAIL)
+    world.send([1], attempt_id=_ANSWERED)
     body = written("退订", to=reply_to(world), sender=world.email(1))
     return Post(asked="/hooks/sendgrid/inbound", body=body)
 

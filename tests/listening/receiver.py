@@ -46,6 +46,8 @@ class Receiver:
             "COMMPLAN_SECRET_KEY": "a secret of the tests",
             "COMMPLAN_PUBLIC_URL": public_url,
             "COMMPLAN_EMAIL__WEBHOOK_KEYS": json.dumps([public_key]),
+            "COMMPLAN_EMAIL__INBOUND_DOMAIN": "reply.sender.example.com",
+            "COMMPLAN_EMAIL__INBOUND_KEYS": json.dumps([public_key]),
             "COMMPLAN_SMS__AUTH_TOKEN": auth_token,
             "PYTHONWARNINGS": "error",
         }

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from commplan import tracking
+from commplan.receipts import mail
 from commplan.store import Store
 from commplan.store.tables import inbox
 from tests.conftest import PERSONAL, PLAIN
@@ -111,7 +112,9 @@ class Fuzz:
             expected = {one.hook.answer}
         assert answer.status_code in expected, one.hook.kind
         if answer.is_success:
-            self.taken[one.hook.kind, post.body] += 1
+            # A mail is kept as its parts that are no files, whatever stands between them.
+            body = mail.strip_files(post.body) if one.hook.kind == "sendgrid.inbound" else post.body
+            self.taken[one.hook.kind, body] += 1
 
     def size(self) -> float:
         """Return the memory of the receiver's process, in MB."""
