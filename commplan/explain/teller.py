@@ -1,33 +1,26 @@
-"""Explaining one person: every decision the ledger holds about them, with its rule and its time.
-
-Shows addresses and texts to whoever asks at a terminal, and to nobody else: nothing here is logged or raised.
-"""
+"""What the ledger holds about one person in one run: what was decided, sent, heard, and by which rule."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, time
+from datetime import time
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Table, Text, and_, or_, select, union
+from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select
 
 from commplan import consent
-from commplan.audience.address import find_key
 from commplan.audience.evidence import Evidence, read_evidence
 from commplan.clock import Clock
-from commplan.consent import EVERY_CHANNEL, Contact, Suppression
+from commplan.consent import Contact, Suppression
 from commplan.content import fill
-from commplan.errors import InputError, RunError
-from commplan.holder import places
-from commplan.ids import AddressKey, MessageRef, RunId, TokenPurpose
+from commplan.explain.explanation import RULES, Decision, Message, Part
+from commplan.ids import MessageRef, RunId, TokenPurpose
 from commplan.ledger.run import plan_of
 from commplan.ledger.schedule import zones_of
 from commplan.plan import Plan, Touch
 from commplan.settings import Settings
 from commplan.store import Store
-from commplan.store.given import given
 from commplan.store.tables import (
     answers,
     attempts,
@@ -37,204 +30,24 @@ from commplan.store.tables import (
     message_values,
     messages,
     receipts,
-    recipients,
     replies,
     rsvps,
-    runs,
     skeletons,
-    suppression_changes,
-    suppressions,
 )
 from commplan.suppression import active
 from commplan.terms import Channel, MessageState, Reason
 
-#: The rule behind each reason that a message was not sent or failed, for people.
-RULES: dict[Reason, str] = {
-    Reason.NO_EMAIL: "the source has no email address for this person",
-    Reason.INVALID_EMAIL: "no provider would take the email address",
-    Reason.NO_PHONE: "the source has no phone number for this person",
-    Reason.INVALID_PHONE: "the phone number cannot get a text",
-    Reason.INVALID_ROW: "the source's row cannot be used",
-    Reason.SAME_ADDRESS: "somebody else in this step has the same address: it is written to once",
-    Reason.ALREADY_ENROLLED: "audience.enroll: this person went through the plan before",
-    Reason.RECENTLY_SENT: "audience.min_gap: the same step went to this person a short while ago",
-    Reason.NO_CONSENT: "the consent that the purpose needs is not on record",
-    Reason.SKIPPED_SEGMENT: "by_segment: the step leaves this segment out",
-    Reason.NOT_ON_ALLOW_LIST: "only the allow list may be written to here",
-    Reason.HARD_BOUNCE: "mail to this address came back for good",
-    Reason.SOFT_BOUNCES: "three of the last five emails to this address were refused",
-    Reason.INVALID_NUMBER: "the provider says that the number gets no texts",
-    Reason.WRONG_PERSON: "whoever has this address says that they are not the person we mean",
-    Reason.SPAM_REPORT: "the person reported a message as spam",
-    Reason.STOP: "the person replied STOP",
-    Reason.UNSUBSCRIBED: "the person unsubscribed",
-    Reason.DECLINED: "the person chose not to get this topic this way",
-    Reason.PAUSED: "the person asked for a pause in what is not needed",
-    Reason.NEVER_CONTACT: "somebody decided that this address is never written to",
-    Reason.ERASED: "the person had their data erased",
-    Reason.CONDITION_FALSE: "when: the condition did not hold",
-    Reason.CONDITION_UNKNOWN: "when: nobody knows whether it holds, as the earlier message was not delivered",
-    Reason.EARLIER_STEP_NOT_SENT: "after: the earlier step was never sent to this person",
-    Reason.LEFT_AUDIENCE: "the audience's query no longer returns this person",
-    Reason.CONTENT_DAMAGED: "its frozen content is damaged in the store, and nothing is sent on a guess",
-    Reason.TOO_LATE: "not_after: it was too late to send it",
-    Reason.SILENCE_UNPROVEN: "not_after: until then nobody could tell silence from a feed that was closed",
-    Reason.RUN_CANCELLED: "the run was cancelled",
-    Reason.RUN_ENDED: "the run ended before it was its turn",
-    Reason.REJECTED: "the provider refused it",
-    Reason.BOUNCED: "it came back for good",
-    Reason.BLOCKED: "it was refused this time",
-    Reason.DROPPED: "the provider did not try",
-    Reason.UNDELIVERED: "it could not be delivered",
-}
 _YES_NO = {True: "yes", False: "no", None: "nothing on record"}
 _RESPONSES = ("opened_at", "clicked_at", "replied_at", "answered_at", "opted_out_at", "complained_at")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """One thing that was decided or happened; `at` is plan time, None for what holds throughout."""
-
-    at: datetime | None
-    what: str = field(repr=False)
-    rule: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One step's message to the person: what was decided, and the text as it was frozen for them."""
-
-    step: str
-    channel: Channel
-    state: MessageState
-    decisions: tuple[Decision, ...]
-    subject: str | None = field(repr=False)
-    text: str | None = field(repr=False)
-    stop: str = field(repr=False)  #: how the person, or somebody for them, ends it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """The person in one run."""
-
-    run_key: str
-    state: str
-    people: str
-    contact_id: str = field(repr=False)
-    addresses: tuple[str, ...] = field(repr=False)
-    decisions: tuple[Decision, ...]
-    messages: tuple[Message, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """All that is on record: what is on the suppression list, how it came to be there, and each run, newest first."""
-
-    suppressions: tuple[Decision, ...]
-    history: tuple[Decision, ...]
-    runs: tuple[Part, ...]
-
-
-def explain(
-    store: Store, settings: Settings, *, address: str | None = None, contact: str | None = None, key: str | None = None
-) -> Explanation:
-    """Return every decision about the person with an address, or called ``people:id``; in all runs, or that of `key`.
-
-    InputError when neither can be read, RunError when nothing is on record. Reads only.
-    """
-    keys = [] if address is None else _keys(store, settings, address)
-    who = None if contact is None else _contact(contact)
-    with store.read() as connection:
-        teller = _Teller(connection, store, settings)
-        rows = _recipients(connection, keys, who, key)
-        parts = [teller.part(row) for row in rows]
-        known = {Contact(people=row.people, contact_id=row.contact_id) for row in rows}
-        keys += [found for row in rows for found in (row.email_key, row.phone_key) if found is not None]
-        if who is not None:
-            known.add(who)
-        listed, history = teller.listed(keys, known), teller.history(keys, known)
-    if not parts and not listed:
-        raise RunError("nothing is on record about this person" + (f" in {key}" if key else ""))
-    return Explanation(suppressions=tuple(listed), history=tuple(history), runs=tuple(parts))
-
-
-def _keys(store: Store, settings: Settings, address: str) -> list[AddressKey]:
-    if found := find_key(store.keyring, address, settings.default_region):
-        return [found[1]]
-    raise InputError.one("--address", "it is neither an email address nor a phone number", "write a number as +47…")
-
-
-def _contact(text: str) -> Contact:
-    people, colon, contact_id = text.partition(":")
-    if not (people and colon and contact_id):
-        raise InputError.one("--contact", "it does not say whose id it is", "write customers:17")
-    return Contact(people=people, contact_id=contact_id)
-
-
-def _recipients(
-    connection: Connection, keys: Sequence[AddressKey], who: Contact | None, key: str | None
-) -> Sequence[Row[Any]]:
-    """Return the person's rows, newest run first: by the address they have, or that a message of theirs went to."""
-    of_runs = select(runs.c.run_id) if key is None else select(runs.c.run_id).where(runs.c.run_key == key)
-    if who is None:
-        found = places(connection, keys, of_runs)
-    else:
-        found = (
-            select(recipients.c.run_id, recipients.c.seq)
-            .where(
-                recipients.c.run_id.in_(of_runs),
-                recipients.c.people == who.people,
-                recipients.c.contact_id == who.contact_id,
-            )
-            .subquery("found")
-        )
-    return connection.execute(
-        select(recipients, runs.c.run_key, runs.c.plan, runs.c.state.label("run_state"), runs.c.snapshot_at)
-        .join(found, (found.c.run_id == recipients.c.run_id) & (found.c.seq == recipients.c.seq))
-        .join(runs, runs.c.run_id == recipients.c.run_id)
-        .order_by(recipients.c.run_id.desc(), recipients.c.seq)
-    ).all()
-
-
-class _Teller:
+class Teller:
     """Tells what one store holds about people, in one read."""
 
     def __init__(self, connection: Connection, store: Store, settings: Settings) -> None:
         self._connection = connection
         self._store = store
         self._public = settings.public_url
-
-    def listed(self, keys: Sequence[AddressKey], known: set[Contact]) -> list[Decision]:
-        """Return what the suppression list says, or said, about addresses and people."""
-        found = []
-        for row in self._rows(suppressions, suppressions.c.suppression_id, keys, known):
-            lifted = f", lifted {row.lifted_at:%Y-%m-%d %H:%M} UTC" if row.lifted_at is not None else ""
-            what = f"{_about(row)} is suppressed ({_entry(row)}{lifted})"
-            found.append(Decision(at=row.at, what=what, rule=f"{RULES[Reason(row.reason)]}; {_said(row)}"))
-        return found
-
-    def history(self, keys: Sequence[AddressKey], known: set[Contact]) -> list[Decision]:
-        """Return every change of what the list says about addresses and people, oldest first."""
-        return [
-            Decision(
-                at=row.at,
-                what=f"{_about(row)}: {'listed' if row.listed else 'taken off'} ({_entry(row)})",
-                rule=_said(row),
-            )
-            for row in self._rows(suppression_changes, suppression_changes.c.change_id, keys, known)
-        ]
-
-    def _rows(
-        self, table: Table, by: Column[Any], keys: Sequence[AddressKey], known: set[Contact]
-    ) -> Sequence[Row[Any]]:
-        people = sorted((who.people, who.contact_id) for who in known)
-        named = given(self._connection, {"people": Text(), "contact_id": Text()}, people)
-        at = given(self._connection, {"address_key": Text()}, [(key,) for key in sorted(set(keys))])
-        mine = union(
-            select(by).join(at, table.c.address_key == at.c.address_key),
-            select(by).join(named, and_(table.c.people == named.c.people, table.c.contact_id == named.c.contact_id)),
-        )
-        return self._connection.execute(select(table).where(by.in_(mine)).order_by(table.c.at, by)).all()
 
     def part(self, row: Row[Any]) -> Part:
         """Return the person of a recipient's row in its run."""
@@ -437,20 +250,6 @@ def _evidence(evidence: Evidence, found: bool | None) -> str:
         at = f" at a time that cannot be read, {evidence.unread!r}"
     text = f": {evidence.text!r}" if evidence.text is not None else ""
     return f",{source}{at}{text}" if source or at or text else ""
-
-
-def _about(row: Row[Any]) -> str:
-    where = "every channel" if row.channel == EVERY_CHANNEL else row.channel
-    return f"{where}: {'the address' if row.people is None else f'{row.people} {row.contact_id}'}"
-
-
-def _entry(row: Row[Any]) -> str:
-    until = f", until {row.until:%Y-%m-%d %H:%M} UTC" if row.until is not None else ""
-    return f"{row.reason}, scope {row.scope}{until}"
-
-
-def _said(row: Row[Any]) -> str:
-    return f"said by {row.source}" + (f": {row.said}" if row.said else "")
 
 
 def _now(listed: Sequence[Suppression]) -> str:
