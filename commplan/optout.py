@@ -140,8 +140,9 @@ def import_list(store: Store, settings: Settings, file: Path, *, by: str) -> tup
 
     A line is about an `address`, or about a `key` with its `channel` as `export_list` writes them; `reason` is
     never_contact, `scope` all and `at` now where they are not said. InputError with every line that cannot be taken,
-    and then none is. The file is read twice and never held; what it says is written in one transaction of its own,
-    which other writers wait for: a list of hundreds of thousands is for an hour without sending.
+    and then none is. The file is read twice and never held; what it says is written in one transaction of its own. On
+    SQLite nobody else can write meanwhile, and gives up after half a minute: some thousand lines are for a pause in
+    sending.
     """
     now = store.clock.now()
     findings: list[Finding] = []

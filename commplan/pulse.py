@@ -98,6 +98,8 @@ def beat(store: Store, settings: Settings, gateways: Callable[[], Gateways]) -> 
         try:
             if channel == feed.RECEIVER:
                 _visit(settings, nonce)
+                # Nobody tells again what a visitor meets with: one that came to nothing is a gap.
+                feed.asked(store, nonce)
             elif channel is Channel.EMAIL:
                 _ask_sendgrid(store, settings, gateways(), nonce)
             else:

@@ -5,9 +5,10 @@ Never into its global list, which would keep back other systems' password resets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from sqlalchemy.sql.selectable import CTE
 
 from commplan.channels.lists_sendgrid import MOST
 from commplan.consent import EVERY_CHANNEL, SCOPE_ALL, in_force
-from commplan.errors import DeliveryError
+from commplan.errors import DeliveryError, RejectedError
 from commplan.ids import AddressKey
 from commplan.settings import Settings
 from commplan.store import Store
@@ -77,27 +78,63 @@ def push(store: Store, settings: Settings, groups: Callable[[], Groups]) -> Push
     """Put into the groups of the settings who has opted out, and take out who came back; at most `REQUESTS` requests.
 
     A row for each address and group says that it was done: it is asked for once, and again only if that request may
-    not have been heard, which changes nothing at the provider. No transaction is open while asking. A pass ends at the
-    first failure and the next goes on. What somebody was in before their group was in the settings is left alone.
+    not have been heard, which changes nothing at the provider. No transaction is open while asking. A group of which
+    the provider refuses something is left for the next pass, and the others go on; a pass ends at any other failure.
+    Who came back is taken out first. What somebody was in before their group was in the settings is left alone.
     """
-    joined = left = requests = 0
+    pass_ = _Pass(store, settings, groups)
     try:
-        while requests < REQUESTS and (rows := _next(store, settings, joins=True)):
+        pass_.leave()
+        pass_.join()
+    except DeliveryError as error:
+        pass_.failure = pass_.failure or str(error)
+    return Pushed(joined=pass_.joined, left=pass_.left, failure=pass_.failure)
+
+
+class _Pass:
+    """One pass over what is to be pushed; `refused` are the groups of which the provider refused something."""
+
+    def __init__(self, store: Store, settings: Settings, groups: Callable[[], Groups]) -> None:
+        self._store = store
+        self._settings = settings
+        self._groups = groups
+        self._requests = 0
+        self._refused: set[int] = set()
+        self.joined = self.left = 0
+        self.failure: str | None = None
+
+    def leave(self) -> None:
+        while self._requests < REQUESTS and (rows := self._next(joins=False)):
+            for row in rows[: REQUESTS - self._requests]:
+                if self._is_taken(row.group_id, partial(self._groups().leave, row.group_id, row.address)):
+                    self.left += 1
+                    with self._store.write() as connection:
+                        _exit(connection, row, at=self._store.clock.now())
+
+    def join(self) -> None:
+        while self._requests < REQUESTS and (rows := self._next(joins=True)):
             for group_id, part in groupby(rows, key=lambda row: row.group_id):
                 found = list(part)
-                groups().join(group_id, [row.address for row in found])
-                requests, joined = requests + 1, joined + len(found)
-                with store.write() as connection:
-                    enter(connection, group_id, [row.address_key for row in found], at=store.clock.now())
-        while requests < REQUESTS and (rows := _next(store, settings, joins=False)):
-            for row in rows[: REQUESTS - requests]:
-                groups().leave(row.group_id, row.address)
-                requests, left = requests + 1, left + 1
-                with store.write() as connection:
-                    _exit(connection, row, at=store.clock.now())
-    except DeliveryError as error:
-        return Pushed(joined=joined, left=left, failure=str(error))
-    return Pushed(joined=joined, left=left)
+                if self._is_taken(group_id, partial(self._groups().join, group_id, [row.address for row in found])):
+                    self.joined += len(found)
+                    with self._store.write() as connection:
+                        enter(connection, group_id, [row.address_key for row in found], at=self._store.clock.now())
+
+    def _is_taken(self, group_id: int, ask: Callable[[], None]) -> bool:
+        """Ask for one change; False if the group is to be left alone in this pass."""
+        if group_id in self._refused:
+            return False
+        self._requests += 1
+        try:
+            ask()
+        except RejectedError as error:
+            self._refused.add(group_id)
+            self.failure = self.failure or f"group {group_id}: {error}"
+            return False
+        return True
+
+    def _next(self, *, joins: bool) -> Sequence[Row[Any]]:
+        return _next(self._store, self._settings, joins=joins, without=self._refused)
 
 
 def enter(connection: Connection, group_id: int, keys: Iterable[AddressKey], *, at: datetime) -> None:
@@ -121,13 +158,14 @@ def _exit(connection: Connection, row: Row[Any], *, at: datetime) -> None:
     )
 
 
-def _next(store: Store, settings: Settings, *, joins: bool) -> Sequence[Row[Any]]:
+def _next(store: Store, settings: Settings, *, joins: bool, without: Collection[int]) -> Sequence[Row[Any]]:
     if not settings.email.groups:
         return ()
     with store.read() as connection:
         wanted = _wanted(connection, settings.email.groups, store.clock.now())
         found = (_joining(wanted) if joins else _leaving(wanted, settings.email.groups)).subquery()
-        return connection.execute(select(found).order_by(found.c.group_id, found.c.address_key).limit(MOST)).all()
+        ordered = select(found).where(found.c.group_id.not_in(without)).order_by(found.c.group_id, found.c.address_key)
+        return connection.execute(ordered.limit(MOST)).all()
 
 
 def _wanted(connection: Connection, groups: Mapping[str, int], now: datetime) -> CTE:

@@ -14,6 +14,8 @@ from commplan.ids import Token, TokenPurpose
 INBOUND_PATH = "/hooks/sendgrid/inbound"
 #: First letter of an address → what mail to it is: an answer, or an opt-out.
 _PURPOSES = {"r": TokenPurpose.REPLY, "u": TokenPurpose.UNSUBSCRIBE}
+#: Bytes of a request's substitutions that one person's tag and its placeholder take.
+FILLED_BYTES = 26 + 3 + 32
 _TAGGED = re.compile(r"(?<![\w.+-])([ru])\+([a-z2-7]{26})@", re.IGNORECASE)
 
 

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -356,6 +356,11 @@ def store(settings: Settings, store_url: str) -> Iterator[Store]:
     opened.clock = Clock(origin=NOON, anchor=datetime.now(UTC).timestamp(), factor=1e-9)
     yield opened
     opened.dispose()
+
+
+def later(store: Store, *, factor: float = 1e-9, **span: float) -> None:
+    """Let it be so much later (`timedelta`'s words); plan time stands there, unless it runs by `factor`."""
+    store.clock = Clock(origin=store.clock.now() + timedelta(**span), anchor=time.time(), factor=factor)
 
 
 _CHROMIUM = Path("/usr/bin/chromium")

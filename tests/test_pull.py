@@ -22,7 +22,7 @@ from commplan import campaign, optout, pull, push
 from commplan.channels.base import open_lists
 from commplan.channels.lists_sendgrid import MOST
 from commplan.clock import Clock
-from commplan.consent import SCOPE_ALL, SCOPE_MARKETING
+from commplan.consent import SCOPE_ALL, SCOPE_MARKETING, Contact
 from commplan.ids import TokenPurpose
 from commplan.pull import Pulled
 from commplan.push import Backlog, Pushed
@@ -30,6 +30,7 @@ from commplan.sandbox import SandboxConfig, Switches, generate_key, running
 from commplan.settings import Settings
 from commplan.store import Store
 from commplan.store.tables import group_entries, provider_lists, recipients, suppressions
+from commplan.suppression import Entry, restore
 from commplan.terms import Channel, Reason
 from commplan.tracking import resubscribe, unsubscribe
 from tests.conftest import NOON, PERSONAL, PLAIN
@@ -276,6 +277,57 @@ def test_who_is_in_a_group_without_us_has_opted_out_of_its_topic_or_of_marketing
     assert here.members(topic) == {"stranger@person.example.com"}
     # Somebody who opts out there anew is heard anew.
     assert world.people_suppressed() == {("all", 2, "marketing", "unsubscribed")}
+
+
+@pytest.mark.parametrize(
+    ("reason", "channel", "joins"),
+    [
+        ("unsubscribed", "all", True),
+        ("unsubscribed", "email", True),
+        ("declined", "email", True),
+        ("declined", "sms", False),
+        ("never_contact", "email", True),
+        ("paused", "all", False),
+        ("stop", "all", False),
+        ("spam_report", "email", False),
+        ("hard_bounce", "email", False),
+        ("wrong_person", "email", False),
+    ],
+)
+def test_only_what_people_asked_for_and_of_email_alone_is_put_into_groups(account, reason, channel, joins) -> None:
+    here: Account = account()
+    here.grouped(any=here.group("Everything"))
+    world, at = here.world, here.world.start
+    of_topic = Reason(reason) in (Reason.UNSUBSCRIBED, Reason.DECLINED)
+    line = Entry(
+        channel=channel,
+        address_key=here.store.keyring.address_key(Channel.EMAIL, world.email(1)),
+        contact=Contact(people="customers", contact_id="c1"),
+        scope="getting-started" if of_topic else SCOPE_ALL,
+        reason=Reason(reason),
+        source="test",
+        at=at,
+        until=at + timedelta(days=30) if reason == "paused" else None,
+    )
+    with here.store.write() as connection:
+        restore(connection, line)
+    assert push.backlog(here.store, here.settings) == Backlog(joining=int(joins))
+
+
+def test_a_group_that_is_gone_keeps_nobody_out_of_another_and_nobody_in_one(account) -> None:
+    here: Account = account()
+    first, second = here.group("Getting started"), here.group("Everything else")
+    here.grouped(**{"getting-started": 99, "any": second})
+    assert first < second
+    world = here.world
+    world.send()
+    unsubscribe(here.store, world.token(1, purpose=TokenPurpose.UNSUBSCRIBE))
+    optout.suppress_address(here.store, here.settings, world.email(3), reason="unsubscribed", scope="news", by="kim")
+    pushed = here.exchange()[1]
+    assert (pushed.joined, pushed.left) == (1, 0)
+    assert str(pushed.failure).startswith("group 99: ")
+    assert here.members(second) == {world.email(3)}
+    assert push.backlog(here.store, here.settings) == Backlog(joining=1)
 
 
 def test_many_opt_outs_are_put_in_a_request_for_each_five_hundred(account) -> None:

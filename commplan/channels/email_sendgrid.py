@@ -22,15 +22,13 @@ from commplan.channels.failures import http_date, of_sendgrid, plain_id
 from commplan.channels.transport import Answer, Transport
 from commplan.envelope import Acceptance, EmailBatch, EmailRecipient, EventHook, InboundHook, Listing, Sighting
 from commplan.errors import HaltError, RejectedError, UnknownError
-from commplan.returnaddress import reply_address, tag_of, unsubscribe_address
+from commplan.returnaddress import FILLED_BYTES, reply_address, tag_of, unsubscribe_address
 from commplan.settings import EmailSettings
 
 #: Most people in one request.
 MOST_RECIPIENTS = 1_000
 #: Most bytes of one person's substitutions; the API document says this, the manual five times as much.
 MOST_SUBSTITUTION_BYTES = 10_000
-#: Bytes that a person's address for answers takes of them: its placeholder and its tag.
-_REPLY_BYTES = 3 + 32 + 26
 #: Most messages that one question to the Email Logs may be answered with; more is no whole answer.
 MOST_LOGGED = 1_000
 #: What cannot stand in a question: how the query language escapes these is not documented.
@@ -143,7 +141,7 @@ class SendGridGateway:
         who), and otherwise whatever the failure table says of the answer. At most 1,000 recipients, no address twice.
         """
         tag = self._reply_tag(batch)
-        _check(batch, reserved=_REPLY_BYTES if tag else 0)
+        _check(batch, reserved=FILLED_BYTES if tag else 0)
         people = [self._personalization(batch, each, tag) for each in batch.recipients]
         body = _serialise(self._shared(batch, tag), people)
         try:

@@ -6,7 +6,8 @@ Never touches the global list: it would keep back other systems' mail, too. Neve
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import quote
@@ -15,6 +16,7 @@ import orjson
 
 from commplan.channels.email_sendgrid import Body, open_sdk, reading
 from commplan.channels.transport import Transport
+from commplan.errors import HaltError, RejectedError
 from commplan.settings import EmailSettings
 
 #: Most entries of one page, and most addresses handed over in one request.
@@ -64,17 +66,28 @@ class SendGridLists:
         if not 1 <= len(addresses) <= MOST:
             raise ValueError(f"a request takes 1 to {MOST} addresses")
         body = Body(orjson.dumps({"recipient_emails": list(addresses)}))
-        with reading(_CHANGE):
+        with _of_group(), reading(_CHANGE):
             self._client.asm.groups._(str(group_id)).suppressions.post(request_body=body)
 
     def leave(self, group_id: int, address: str) -> None:
         """Take an address out of a group; nothing happens if it is not in it."""
-        with reading(_CHANGE):
+        with _of_group(), reading(_CHANGE):
             self._client.asm.groups._(str(group_id)).suppressions._(quote(address, safe="")).delete()
 
     def close(self) -> None:
         """Close the idle connections."""
         self._transport.close()
+
+
+@contextmanager
+def _of_group() -> Iterator[None]:
+    """Turn what says that there is no such group into a refusal of this one: the account itself is right."""
+    try:
+        yield
+    except HaltError as error:
+        if error.status != 404:
+            raise
+        raise RejectedError("SendGrid has no such group; correct COMMPLAN_EMAIL__GROUPS", status=404) from None
 
 
 def _entries(found: Iterable[Mapping[str, object]], time: str) -> tuple[Listed, ...]:

@@ -1,4 +1,4 @@
-"""A mail's templates abridged to what differs between people: the branches they take, and what is printed there.
+"""One message's templates abridged to what differs between people: the branches they take, and what is printed there.
 
 Whoever takes the same branches shares a skeleton, so the text around them need not be put together again for each.
 """

@@ -140,6 +140,7 @@ class Library:
         for name, value in columns.items():
             known[name] = Empty(name) if value is None else value
         known.update(contact=contact, plan=self._plan, links=links)
+        self._language.begin()
         path = None if content.abridgement is None else content.abridgement.follow(known)
         if path is None:
             return self._render_whole(content, known, links)[0]
@@ -157,7 +158,8 @@ class Library:
         values = path.values
         joined = "\n".join(values)
         if (
-            _CONTROL.search(joined)
+            self._language.links != len(variant.links)
+            or _CONTROL.search(joined)
             or self._prefix in joined
             or "<mj-" in joined
             or len(joined.encode()) + placeholders_size(variant.skeleton.placeholders) > MAX_VALUES

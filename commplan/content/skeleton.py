@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+from commplan.returnaddress import FILLED_BYTES
 from commplan.terms import Channel
 
-#: Bytes that one recipient's placeholders and values may take in a request: the strictest limit SendGrid publishes.
-MAX_VALUES = 10_000
+#: Bytes that one recipient's placeholders and values may take in a request: the strictest limit SendGrid publishes,
+#: less what each recipient's address for answers takes of it.
+MAX_VALUES = 10_000 - FILLED_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ Only reads the counts of a run; what a figure means for a goal is the verdict's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -104,11 +104,10 @@ def read_rate(goal: Goal, metrics: Metrics, plan: Plan, *, now: datetime) -> Rea
     is_open = counts.open > 0
     if rate.whole == "delivered":
         outside, inside = outside + inside, 0
-        last = metrics.last_accepted_at(chosen)
-        if last is not None and now < last + plan.evaluation.after:
+        if (until := _still_until(metrics, plan, chosen, now=now)) is not None:
             is_open, inside = True, whole - part
             if inside:
-                doubts.append(f"what people do until {moment(last + plan.evaluation.after, plan.zone)}")
+                doubts.append(f"what people do until {until}")
     return Reading(
         numerator=part,
         denominator=whole,
@@ -119,6 +118,14 @@ def read_rate(goal: Goal, metrics: Metrics, plan: Plan, *, now: datetime) -> Rea
         doubts=tuple(doubts),
         is_open=is_open,
     )
+
+
+def _still_until(metrics: Metrics, plan: Plan, chosen: Callable[[Cell], bool], *, now: datetime) -> str | None:
+    """Return until when people may still do something about the messages chosen, None if that is over."""
+    last = metrics.last_accepted_at(chosen)
+    if last is None or now >= last + plan.evaluation.after:
+        return None
+    return moment(last + plan.evaluation.after, plan.zone)
 
 
 def _scope(goal: Goal, plan: Plan) -> frozenset[int]:
@@ -163,12 +170,11 @@ def _read_rsvp(goal: Goal, metrics: Metrics, plan: Plan, *, now: datetime) -> Re
     part, whole = sum(getattr(group, answer) for group in found), sum(group.invited for group in found)
     waiting = sum(group.open for group in found)
     doubts = [f"{plural(waiting, 'person')} whose invitations are not settled"] if waiting else []
-    last = metrics.last_accepted_at(lambda cell: cell.step_no in inviting)
     is_open, inside = metrics.tally(lambda cell: cell.step_no in inviting).open > 0, 0
-    if last is not None and now < last + plan.evaluation.after:
+    if (until := _still_until(metrics, plan, lambda cell: cell.step_no in inviting, now=now)) is not None:
         is_open, inside = True, whole - part
         if inside:
-            doubts.append(f"what people answer until {moment(last + plan.evaluation.after, plan.zone)}")
+            doubts.append(f"what people answer until {until}")
     return Reading(
         numerator=part,
         denominator=whole,

@@ -110,17 +110,20 @@ def _claim(store: Store, plan: Plan, run_id: RunId, step_no: int) -> _News | Non
         # Nothing is written in the meantime, so what is counted is all that the marks stand for.
         take_turn(connection)
         news = _count(connection, plan, run_id, step_no)
-        if not news.is_any or not _is_open(connection, run_id, step_no):
+        if not _is_open(connection, run_id, step_no):
             return None
-        lease = machine_now() + _LEASE
+        # What is no news is marked at once: nobody needs to look at it again.
+        marks: dict[str, object] = (
+            {"lease_machine": machine_now() + _LEASE}
+            if news.is_any
+            else {"last_reply": news.last_reply, "answers_until": news.answers_until}
+        )
         connection.execute(
             insert(feedback_notices)
-            .values(run_id=run_id, step_no=step_no, lease_machine=lease)
-            .on_conflict_do_update(
-                index_elements=[feedback_notices.c.run_id, feedback_notices.c.step_no], set_={"lease_machine": lease}
-            )
+            .values(run_id=run_id, step_no=step_no, **marks)
+            .on_conflict_do_update(index_elements=[feedback_notices.c.run_id, feedback_notices.c.step_no], set_=marks)
         )
-    return news
+    return news if news.is_any else None
 
 
 def _mark(store: Store, news: _News) -> None:

@@ -122,8 +122,10 @@ def _of_feeds(connection: Connection, need: Need, run_id: RunId, times: Rhythm, 
         deaf = _deaf(found, now=now, apart=times.apart)
         yield _Part(until=_NEVER if deaf is not None or found.last is None else found.last - times.lag, why=deaf)
         since = max((gap.end for gap in found.gaps if gap.end > begun), default=_NEVER)
-        why = f"the receiver was not reached until {_when(since)}: who came before that was not heard"
-        yield _Part(until=now, since=since, why=None if since == _NEVER else why)
+        if since != _NEVER:
+            # Only a person changes that.
+            why = f"the receiver was not reached until {_when(since)}: who came before that was not heard"
+            yield _Part(until=now, since=since, why=why, later=LOOK_LATER)
 
 
 def _of_inbox(connection: Connection, need: Need, times: Rhythm, now: datetime) -> Iterator[_Part]:

@@ -11,8 +11,8 @@ from commplan.terms import Channel
 
 #: SendGrid's events by which a claim would be contradicted, besides the delivery that it rests on.
 _EVENTS = {"responded": "click", "clicked": "click", "opened": "open"}
-#: Claims about a text by whose truth somebody would have come to our own receiver.
-_VISITS = frozenset({"responded", "clicked", "answered"})
+#: Claims by whose truth somebody would have come to our own receiver: to a page of it, or by the link of a text.
+_PAGES, _LINKS = frozenset({"answered"}), frozenset({"responded", "clicked"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def need_of(plan: Plan, step_no: int) -> Need | None:
         number = plan.step_number(claim.subject)
         for channel in plan.channels_of(number):
             steps.setdefault(channel, set()).add(number)
-            visits |= channel is Channel.SMS and claim.verb in _VISITS
+            visits |= claim.verb in _PAGES or (channel is Channel.SMS and claim.verb in _LINKS)
         if claim.verb in _EVENTS:
             events.add(_EVENTS[claim.verb])
         if claim.verb == "responded":

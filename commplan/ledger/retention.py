@@ -60,10 +60,10 @@ def _posts(store: Store, before: datetime) -> Iterator[int]:
 
 
 def _beats(store: Store, before: datetime) -> Iterator[int]:
-    for channel in Channel:
+    for way in (*Channel, feed.RECEIVER):
         oldest = (
             select(feed_beats.c.nonce_key)
-            .where(feed_beats.c.channel == channel, feed_beats.c.sent_at < before)
+            .where(feed_beats.c.channel == way, feed_beats.c.sent_at < before)
             .order_by(feed_beats.c.sent_at)
             .limit(_ROWS)
         )

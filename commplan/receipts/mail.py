@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.parser import HeaderParser
@@ -27,6 +28,8 @@ from commplan.terms import ReceiptKind as Kind
 MAX_TEXT = 4_000
 #: Most of a mail's text that is looked at, in bytes; a mail of people is shorter.
 _MOST = 512 * 1024
+#: Characters of a header that are looked at.
+_MOST_OF_A_HEADER = 2_000
 _BOUNDARY = re.compile(rb"--([0-9A-Za-z'()+_,./:=? -]{1,70})\r\n")
 _FIELD = re.compile(r'\bname="([^"\r\n]*)"')
 _FILE = re.compile(r"\bfilename\*?=")
@@ -101,7 +104,8 @@ def parse(body: bytes) -> Receipt:
     texts = _texts(fields)
     headers = HeaderParser().parsestr(texts.get("headers", ""))
     envelope = _envelope(fields)
-    written_to = " ".join([*envelope[0], texts.get("to", ""), *headers.get_all("to", []), *headers.get_all("cc", [])])
+    copies = map(str, [*headers.get_all("to", []), *headers.get_all("cc", [])])
+    written_to = " ".join([*envelope[0], texts.get("to", ""), *copies])
     purpose, token = returnaddress.read(written_to) or (TokenPurpose.REPLY, None)
     sender = _address(texts.get("from", "") or str(headers.get("from", ""))) or _address(envelope[1])
     subject = clean(_decoded(texts.get("subject", "") or str(headers.get("subject", ""))), 400).strip()
@@ -201,13 +205,18 @@ def _envelope(fields: Mapping[str, bytes]) -> tuple[list[str], str | None]:
 
 
 def _address(text: str | None) -> str:
-    return next((clean(address, 320) for _, address in getaddresses([text or ""]) if "@" in address), "")
+    try:
+        found = getaddresses([(text or "")[:_MOST_OF_A_HEADER]])
+    except (RecursionError, ValueError, LookupError):  # the standard library has no error of its own for it
+        return ""
+    return next((clean(address, 320) for _, address in found if "@" in address), "")
 
 
 def _decoded(text: str) -> str:
+    text = text[:_MOST_OF_A_HEADER]
     try:
         return str(make_header(decode_header(text)))
-    except (LookupError, ValueError):
+    except (LookupError, ValueError, MessageError):
         return text
 
 

@@ -6,7 +6,8 @@ Never throws away words because it is not sure: what it does not know as a quota
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
+from collections import Counter
+from html import unescape
 
 #: Most characters of a text that are looked at.
 _MOST = 200_000
@@ -82,17 +83,35 @@ _BLOCKS = frozenset(
 )
 
 
-class _Reader(HTMLParser):
+#: A comment, a tag or a declaration, text. Each begins where the one before it ends and none is looked through twice:
+#: no mail, however it is made, takes longer than its length.
+_TOKEN = re.compile(
+    r"<!--.*?(?:-->|\Z)|<(?P<end>/?)(?P<tag>[a-zA-Z][^\s/<>]*)(?P<attributes>[^<>]*)>|<[!?][^<>]*>|(?P<data>[^<]+|<)",
+    re.DOTALL,
+)
+_ATTRIBUTE = re.compile(r"""(?:^|\s)(id|class)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", re.IGNORECASE)
+
+
+class _Reader:
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self.pieces: list[str] = []
         self._open: list[str] = []
+        self._count: Counter[str] = Counter()
         #: Depth at which something began that is not the writer's; 0: nothing did.
         self._hidden = 0
         self._is_over = False
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: (value or "").lower() for name, value in attrs}
+    def read(self, html: str) -> None:
+        for token in _TOKEN.finditer(html):
+            if (tag := token["tag"]) is None:
+                self._text(token["data"] or "")
+            elif token["end"]:
+                self._end(tag.lower())
+            else:
+                self._start(tag.lower(), token["attributes"])
+
+    def _start(self, tag: str, attributes: str) -> None:
+        given = {name.lower(): "".join(value).lower() for name, *value in _ATTRIBUTE.findall(attributes)}
         if given.get("id") in _QUOTING_IDS:
             # What follows this mark is the earlier mail, to the end.
             self._is_over = True
@@ -101,28 +120,31 @@ class _Reader(HTMLParser):
         if tag in _VOID:
             return
         self._open.append(tag)
+        self._count[tag] += 1
         quotes = tag == "blockquote" or bool(_QUOTING_CLASSES & set(given.get("class", "").split()))
         if not self._hidden and (quotes or tag in _UNSHOWN):
             self._hidden = len(self._open)
 
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self._open:
+    def _end(self, tag: str) -> None:
+        if not self._count[tag]:
             return
-        while self._open.pop() != tag:
-            pass
+        closed = None
+        while closed != tag:
+            closed = self._open.pop()
+            self._count[closed] -= 1
         if len(self._open) < self._hidden:
             self._hidden = 0
         if tag in _BLOCKS:
             self.pieces.append("\n")
 
-    def handle_data(self, data: str) -> None:
+    def _text(self, data: str) -> None:
         if not self._hidden and not self._is_over:
-            self.pieces.append(re.sub(r"\s+", " ", data))
+            self.pieces.append(re.sub(r"\s+", " ", unescape(data)))
 
 
 def words_of_html(html: str) -> str:
     """Return the text of a mail that came as HTML only, without what its program marks as an earlier mail."""
     reader = _Reader()
-    reader.feed(html[:_MOST])
-    reader.close()
-    return re.sub(r"[ \t]*\n[ \t\n]*", "\n", "".join(reader.pieces)).strip()
+    reader.read(html[:_MOST])
+    lines = (line.strip(" \t") for line in "".join(reader.pieces).split("\n"))
+    return "\n".join(filter(None, lines)).strip()

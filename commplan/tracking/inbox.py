@@ -187,24 +187,29 @@ def _chunks(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
 
 
 def _apply(store: Store, ids: Sequence[int]) -> Applied:
-    with store.read() as connection:
-        posts = [
-            _Post(
-                inbox_id=row.inbox_id,
-                received_at=row.received_at,
-                parsed=_read(row.kind, json.loads(row.query), row.body),
-                beat=json.loads(row.query).get(BEAT),
-            )
-            for row in connection.execute(select(inbox).where(inbox.c.inbox_id.in_(ids)).order_by(inbox.c.inbox_id))
-        ]
     try:
-        return _apply_together(store, posts)
-    except Exception as error:
-        if len(posts) > 1:
+        return _apply_together(store, _posts(store, ids))
+    except Exception as error:  # in whatever way a post is odd, it must not hold up another
+        if len(ids) > 1:
             return sum((_apply(store, [inbox_id]) for inbox_id in ids), Applied())
         _LOG.error("cannot apply a post; it waits", extra={"inbox_id": ids[0], "kind": type(error).__name__})
         _set_aside(store, ids[0])
         return Applied()
+
+
+def _posts(store: Store, ids: Sequence[int]) -> list[_Post]:
+    with store.read() as connection:
+        rows = connection.execute(select(inbox).where(inbox.c.inbox_id.in_(ids)).order_by(inbox.c.inbox_id)).all()
+    queries = [json.loads(row.query) for row in rows]
+    return [
+        _Post(
+            inbox_id=row.inbox_id,
+            received_at=row.received_at,
+            parsed=_read(row.kind, query, row.body),
+            beat=query.get(BEAT),
+        )
+        for row, query in zip(rows, queries, strict=True)
+    ]
 
 
 def _set_aside(store: Store, inbox_id: int) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from commplan import tracking
+from commplan.errors import StoreError
 from commplan.ids import TokenPurpose
 from commplan.returnaddress import INBOUND_PATH
 from commplan.settings import Settings
@@ -43,13 +44,19 @@ MAX_FORM = 64 * 1024
 
 
 class Applier:
-    """A thread that applies kept posts as they come, and those that an earlier process left."""
+    """A thread that applies kept posts as they come, and those that an earlier process left.
 
-    def __init__(self, store: Store, meter: Meter, priority: Priority) -> None:
+    `wake` is set when there is something to apply. `first` is called before each helping, and in the end.
+    """
+
+    def __init__(
+        self, store: Store, meter: Meter, priority: Priority, *, wake: threading.Event, first: Callable[[], None]
+    ) -> None:
         self._store = store
         self._priority = priority
         self._meter = meter
-        self._wake = threading.Event()
+        self._wake = wake
+        self._first = first
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commplan-applier", daemon=True)
 
@@ -57,12 +64,8 @@ class Applier:
         """Begin."""
         self._thread.start()
 
-    def wake(self) -> None:
-        """Say that there is something to apply."""
-        self._wake.set()
-
     def stop(self) -> None:
-        """End after the transaction under way."""
+        """End after the helping under way."""
         self._ended.set()
         self._wake.set()
         self._thread.join()
@@ -72,6 +75,7 @@ class Applier:
         while not self._ended.is_set():
             pause = 1.0
             try:
+                self._first()
                 # Small helpings, so that a stop does not wait for a long backlog.
                 applied = tracking.apply_inbox(self._store, limit=50, give_way=self._priority.give_way)
                 self._meter.applied(applied)
@@ -85,6 +89,8 @@ class Applier:
             if pause:
                 self._wake.wait(pause)
                 self._wake.clear()
+        with suppress(StoreError):
+            self._first()
 
 
 def create_app(store: Store, settings: Settings, *, applies: bool = False, figures: Path | None = None) -> Starlette:
@@ -94,11 +100,12 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
     """
     meter = Meter(store, settings, shared=figures)
     priority = Priority()
-    applier = Applier(store, meter, priority)
-    hooks = Hooks(store, settings, priority=priority, on_post=applier.wake)
+    wake = threading.Event()
+    hooks = Hooks(store, settings, priority=priority, on_post=wake.set)
     pages = Pages(store, settings)
     readiness = Readiness(store, settings)
-    links = Links(store, pages, priority=priority, on_click=applier.wake)
+    links = Links(store, pages, priority=priority, on_click=wake.set)
+    applier = Applier(store, meter, priority, wake=wake, first=links.keep_waiting)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -145,7 +152,10 @@ def create_app(store: Store, settings: Settings, *, applies: bool = False, figur
 
 def _is_ours(store: Store, path: str) -> bool:
     """Tell whether a path carries a token of ours, for whatever purpose."""
-    return any(store.keyring.open(purpose, part) for part in path.split("/")[1:3] for purpose in TokenPurpose)
+    open_, open_link = store.keyring.open, store.keyring.open_link
+    return any(
+        open_link(part) or any(open_(purpose, part) for purpose in TokenPurpose) for part in path.split("/")[1:3]
+    )
 
 
 def _headers(style_hash: str) -> dict[str, str]:

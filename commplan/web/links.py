@@ -93,6 +93,8 @@ class Links:
         try:
             self._append(click)
         except StoreError:
+            if len(self._waiting) == _MOST_WAITING:
+                _LOG.error("too many clicks wait to be kept, and the oldest of them is lost")
             self._waiting.append(click)
             _LOG.warning("a click waits to be kept", extra={"waiting": len(self._waiting)})
             return
@@ -101,6 +103,14 @@ class Links:
                 self._keep_waiting(_WITH_ONE)
             except StoreError:
                 _LOG.warning("clicks still wait to be kept", extra={"waiting": len(self._waiting)})
+            finally:
+                self._turn.release()
+
+    def keep_waiting(self) -> None:
+        """Keep the visits that wait; StoreError while the store does not take them. Whoever else is at it goes on."""
+        if self._waiting and self._turn.acquire(blocking=False):
+            try:
+                self._keep_waiting(_MOST_WAITING)
             finally:
                 self._turn.release()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -13,9 +14,12 @@ from commplan import archive, bundle, campaign
 from commplan.errors import InputError
 from commplan.explain import explain
 from commplan.ledger import feed
+from commplan.ledger.need import need_of
+from commplan.plan import Plan
+from commplan.planfile import parse_plan
 from commplan.store.tables import feed_beats, message_values, receipts
 from commplan.terms import Channel
-from tests.campaign.conftest import PLAIN, TEXT, Customer, Rehearsal, Role, crowd
+from tests.campaign.conftest import PLAIN, TEXT, Customer, Rehearsal, Role, crowd, until
 from tests.campaign.test_gate import at, beats, follow_up, texts
 
 #: A text, and a day later another to those who have not clicked in it.
@@ -24,6 +28,25 @@ TWICE = TEXT.replace("content: nudge", "content: nudge, not_after: P30D").replac
     "  - {step: again, channel: sms, content: nudge, wait: P1D, not_after: P30D, window: 00:00-24:00, "
     "when: not clicked(welcome)}\nevaluation:",
 )
+
+
+@pytest.fixture
+def plan_of_steps():
+    """Return a maker of plans whose second step rests on silence after the first, `ask`."""
+
+    def make(channel: str, when: str) -> Plan:
+        asks = "ask: {scale: csat, question: How was it?}"
+        text = TEXT.replace("step: welcome", "step: ask").replace("channel: sms", f"channel: {channel}, {asks}")
+        return parse_plan(
+            text.replace(
+                "evaluation:",
+                "  - {step: again, channel: sms, content: nudge, wait: P1D, window: 00:00-24:00, "
+                f"when: {when}}}\nevaluation:",
+            ),
+            "plan.yaml",
+        )
+
+    return make
 
 
 def test_who_clicked_gets_no_second_text_and_whose_telephone_only_drew_a_preview_does(rehearse):
@@ -109,6 +132,51 @@ def test_the_campaign_visits_its_own_receiver_as_it_is_reached_from_outside(rehe
         heard = select(feed_beats.c.channel, feed_beats.c.heard_at.is_not(None)).order_by(feed_beats.c.channel)
         assert connection.execute(heard).all() == [("receiver", True), ("sms", True)]
     here.receiver.stop()
+
+
+def test_a_visit_that_came_to_nothing_is_a_gap_however_short(rehearse):
+    here: Rehearsal = rehearse(crowd(1), day=60.0)
+    here.ready(TWICE)
+    started = here.clock.now()
+
+    def told() -> list[tuple[bool, str | None]]:
+        campaign.prove_feeds(here.store, here.settings)
+        with here.store.read() as connection:
+            rows = connection.execute(
+                select(feed_beats.c.heard_at.is_not(None), feed_beats.c.failure)
+                .where(feed_beats.c.channel == feed.RECEIVER)
+                .order_by(feed_beats.c.sent_at)
+            ).all()
+        return [(row[0], row[1]) for row in rows]
+
+    assert told() == [(True, None)]
+    here.receiver.stop()
+    until(lambda: len(told()) == 2, why="that the receiver is visited once more")
+    assert told()[1] == (False, None)
+    here.receiver.start()
+    until(lambda: told()[-1][0], why="that the receiver is reached again")
+    rhythm = feed.rhythm(timedelta(days=1), here.clock)
+    later = here.clock.now() + timedelta(hours=12)
+    with here.store.read() as connection:
+        found = feed.read(connection, feed.RECEIVER, since=started, events=(), rhythm=rhythm, now=later)
+    assert found.gaps
+    here.receiver.stop()
+
+
+@pytest.mark.parametrize(
+    ("channel", "when", "visits"),
+    [
+        ("email", "not answered(ask)", True),
+        ("email", "not responded(ask)", False),
+        ("sms", "not answered(ask)", True),
+        ("sms", "not clicked(ask)", True),
+        ("sms", "not replied(ask)", False),
+    ],
+)
+def test_silence_on_a_page_of_ours_rests_on_our_receiver_whatever_the_channel(plan_of_steps, channel, when, visits):
+    need = need_of(plan_of_steps(channel, when), 2)
+    assert need is not None
+    assert need.visits is visits
 
 
 @pytest.mark.parametrize("part", [False, True])

@@ -107,3 +107,14 @@ def test_a_mail_has_no_short_links(press, mjml):
 def test_a_filter_that_does_not_exist_is_still_named(press):
     with pytest.raises(InputError, match="there is no filter 'shorten'"):
         text(press, "{{ url | shorten }}")
+
+
+@pytest.mark.parametrize("printed", ["{{ (url | short) if vip else url }}", "{{ (vip and (url | short)) or url }}"])
+def test_a_link_that_is_made_short_for_some_is_refused_for_them_whoever_comes_first(press, printed):
+    printed = press({"note.sms.en.txt.j2": printed})
+    url = "https://shop.example/setup/17"
+    assert printed.sms(url=url, vip=False).text() == url
+    for _ in range(2):
+        with pytest.raises(TemplateFault, match="short"):
+            printed.sms(url=url, vip=True)
+        assert printed.sms(url=url, vip=False).text() == url

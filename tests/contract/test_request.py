@@ -18,6 +18,7 @@ from commplan import returnaddress
 from commplan.channels.email_sendgrid import SendGridGateway
 from commplan.channels.failures import suppresses
 from commplan.channels.sms_twilio import TwilioGateway
+from commplan.content.skeleton import MAX_VALUES, values_size
 from commplan.envelope import EmailBatch, EmailRecipient, TextMessage
 from commplan.errors import HaltError, RejectedError, TransientError
 from commplan.ids import AttemptId, Keyring, MessageRef, RunId, Token, TokenPurpose
@@ -159,6 +160,23 @@ def test_with_a_domain_for_answers_each_person_has_an_address_of_their_own_for_t
         offered = personalization["headers"]["List-Unsubscribe"].split("mailto:")[1]
         assert returnaddress.read(offered) == (TokenPurpose.UNSUBSCRIBE, person.unsubscribe_token)
         assert "stop@" not in offered
+
+
+@pytest.mark.parametrize("of_them", [1, 2])
+def test_values_as_long_as_content_lets_them_share_a_text_leave_room_for_the_address_for_answers(
+    provider: Any, of_them: int
+) -> None:
+    batch = _answerable()
+    placeholders = tuple(batch.placeholders)
+    first = "é" * 1_000
+    room = MAX_VALUES - values_size(placeholders, (first, ""))
+    values = (first, "b" * room)
+    assert values_size(placeholders, values) == MAX_VALUES
+    people = [replace(person, values=values) for person in batch.recipients[:of_them]]
+    body = _sent_with_inbound_domain(provider, replace(batch, recipients=people))
+    for personalization in body["personalizations"]:
+        filled = personalization["substitutions"]
+        assert sum(len(name.encode()) + len(value.encode()) for name, value in filled.items()) <= 10_000
 
 
 def test_a_request_for_one_person_names_their_address_for_answers_outright(provider: Any) -> None:

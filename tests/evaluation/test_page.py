@@ -1,37 +1,12 @@
 """The page in a real browser: it fits a phone, shows its charts, and asks the network for nothing."""
 
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from commplan import report
 
 START = datetime(2026, 12, 1, 2, 0, tzinfo=UTC)
-_CHROMIUM = Path("/usr/bin/chromium")
-_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-
-
-@pytest.fixture
-def browser():
-    if not _CHROMIUM.exists():
-        if os.environ.get("COMMPLAN_REQUIRE_BROWSER"):
-            pytest.fail(f"{_CHROMIUM} is missing")
-        pytest.skip(f"browser tests need {_CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(_CHROMIUM), args=list(_FLAGS))
-        yield opened
-        opened.close()
 
 
 @pytest.mark.browser

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from sqlalchemy import select, update
 
-from commplan.clock import Clock
 from commplan.ids import TokenPurpose
 from commplan.store import open_store
 from commplan.store.tables import answers, recipients, rsvps
+from tests.conftest import later
 
 pytestmark = pytest.mark.browser
 
@@ -360,8 +359,7 @@ def test_axe_finds_nothing_serious_on_any_page(page, site, seq, other) -> None:
     judge("owned again")
     page.goto(f"{base}/s/broken?lang={'zh' if seq == 2 else 'en'}")
     judge("gone")
-    clock = world.store.clock
-    world.store.clock = Clock(origin=clock.now() + timedelta(days=60), anchor=clock.anchor, factor=1e-9)
+    later(world.store, days=60)
     open_("s", TokenPurpose.SURVEY, 3)
     judge("survey closed")
     open_("r", TokenPurpose.RSVP, 1)

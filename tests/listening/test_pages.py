@@ -19,6 +19,7 @@ from commplan.settings import Settings
 from commplan.store import open_store
 from commplan.store.tables import answers, messages, receipts, suppressions
 from commplan.web.pages import language_of, localized
+from tests.conftest import later
 
 ONE_CLICK = "List-Unsubscribe=One-Click"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -52,11 +53,6 @@ def everything(world) -> list:  # type: ignore[no-untyped-def, type-arg]
             for table in (suppressions, answers, receipts)
         ]
     return [*counts, *world.rows()]
-
-
-def later(world, **span: float) -> None:  # type: ignore[no-untyped-def]
-    clock = world.store.clock
-    world.store.clock = Clock(origin=clock.now() + timedelta(**span), anchor=clock.anchor, factor=1e-9)
 
 
 class _Page(HTMLParser):
@@ -139,7 +135,7 @@ def test_a_mail_program_unsubscribes_in_one_click(client, sent, files) -> None:
 def test_unsubscribing_twice_is_unsubscribing_once(client, sent) -> None:
     client.post(unsubscribe_link(sent), content=ONE_CLICK, headers=FORM)
     before = everything(sent)
-    later(sent, hours=1)
+    later(sent.store, hours=1)
     assert client.post(unsubscribe_link(sent), content=ONE_CLICK, headers=FORM).status_code == 200
     assert everything(sent) == before
 
@@ -167,11 +163,11 @@ def test_an_opt_out_can_be_taken_back_and_given_again(client, sent) -> None:
     link = unsubscribe_link(sent)
     client.post(link, data={"do": "unsubscribe"})
     assert "You are unsubscribed" in client.get(link).text
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     assert "subscribed again" in client.post(link, data={"do": "resubscribe"}).text
     assert sent.suppressed() == sent.people_suppressed() == set()
     assert sent.row().opted_out_at is None
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     client.post(link, data={"do": "unsubscribe"})
     assert len(sent.suppressed()) == 1
     assert sent.row().opted_out_at == sent.store.clock.now()
@@ -181,7 +177,7 @@ def test_an_opt_out_by_email_and_one_by_text_are_both_taken_back_through_either_
     for link in (unsubscribe_link(sent), unsubscribe_link(sent, 1, 2)):
         client.post(link, data={"do": "unsubscribe"})
     assert len(sent.suppressed()) == 2
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     client.post(unsubscribe_link(sent), data={"do": "resubscribe"})
     assert sent.suppressed() == sent.people_suppressed() == set()
 
@@ -197,7 +193,7 @@ def test_taking_back_one_s_own_opt_out_leaves_that_of_another_person_with_the_sa
     for link in (unsubscribe_link(sent, 1), unsubscribe_link(sent, 2, 3)):
         client.post(link, data={"do": "unsubscribe"})
     assert sent.row(2, 3).opted_out_at is not None
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     client.post(unsubscribe_link(sent, 1), data={"do": "resubscribe"})
     assert sent.suppressed() == set()
     assert sent.people_suppressed() == {("all", 2, "getting-started", "unsubscribed")}
@@ -206,7 +202,7 @@ def test_taking_back_one_s_own_opt_out_leaves_that_of_another_person_with_the_sa
 def test_taking_an_opt_out_back_leaves_what_the_address_itself_forbids(client, sent) -> None:
     attempt = sent.row().attempt_id
     sent.told(sent.event("bounce", attempt=attempt, type="bounce"))
-    later(sent, days=1)
+    later(sent.store, days=1)
     client.post(unsubscribe_link(sent), data={"do": "resubscribe"})
     assert sent.suppressed() == {sent.email_suppressed(1, "all", "hard_bounce")}
 
@@ -273,7 +269,7 @@ def test_an_answer_is_kept_and_can_be_corrected(client, sent) -> None:
     assert answered(sent) == [(1, 2, "slow")]
     first = sent.row(1, 3).answered_at
     assert first == sent.store.clock.now()
-    later(sent, days=1)
+    later(sent.store, days=1)
     page = client.get(survey_link(sent)).text
     assert "slow" in page
     assert re.findall(r'value="(\d)" checked', page) == ["2"]
@@ -327,9 +323,9 @@ def test_what_is_not_there_gets_a_kind_page_and_changes_nothing(client, sent, pa
 def test_a_survey_closes_as_long_after_its_message_as_the_plan_says(client, store, build, plan_text) -> None:
     world = build(store, plan_text=plan_text.replace("scale: csat,", "scale: csat, open_for: P3D,"), occurrence="2")
     world.send(step_no=3)
-    later(world, days=2, hours=22)
+    later(world.store, days=2, hours=22)
     assert client.post(survey_link(world), data={"score": "2"}).status_code == 200
-    later(world, hours=2)
+    later(world.store, hours=2)
     before = everything(world)
     for answer in (client.get(survey_link(world)), client.post(survey_link(world), data={"score": "5"})):
         assert answer.status_code == 410
@@ -338,14 +334,14 @@ def test_a_survey_closes_as_long_after_its_message_as_the_plan_says(client, stor
 
 
 def test_a_survey_is_open_for_thirty_days_unless_the_plan_says_otherwise(client, sent) -> None:
-    later(sent, days=29)
+    later(sent.store, days=29)
     assert client.get(survey_link(sent)).status_code == 200
-    later(sent, days=1)
+    later(sent.store, days=1)
     assert client.get(survey_link(sent)).status_code == 410
 
 
 def test_links_to_unsubscribe_to_choose_and_for_strangers_never_expire(client, sent) -> None:
-    later(sent, days=3650)
+    later(sent.store, days=3650)
     links = {"u": TokenPurpose.UNSUBSCRIBE, "p": TokenPurpose.PREFERENCES, "w": TokenPurpose.STRANGER}
     for path, purpose in links.items():
         assert client.get(f"/{path}/{sent.token(1, 1, purpose)}").status_code == 200

@@ -8,13 +8,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from commplan.clock import Clock
 from commplan.consent import Contact
 from commplan.explain import explain
 from commplan.ids import TokenPurpose
 from commplan.store.tables import recipients, runs, suppression_changes
 from commplan.suppression import active
 from commplan.terms import Channel, Reason
+from tests.conftest import later
 
 OFFERS = {
     "plan: onboarding": "plan: offers",
@@ -60,11 +60,6 @@ def save(client, where: str, **wanted: bool):  # type: ignore[no-untyped-def]
     return client.post(where, data={"do": "save", **form})
 
 
-def later(world, **span: float) -> None:  # type: ignore[no-untyped-def]
-    clock = world.store.clock
-    world.store.clock = Clock(origin=clock.now() + timedelta(**span), anchor=clock.anchor, factor=1e-9)
-
-
 def keeps_back(world, channel: Channel, seq=1) -> set[tuple[str, str]]:  # type: ignore[no-untyped-def]
     """What the suppression list says of a person on a channel, as the last look reads it."""
     address = world.email(seq) if channel is Channel.EMAIL else world.phone(seq)
@@ -99,7 +94,7 @@ def test_a_topic_can_be_declined_on_one_channel_and_taken_up_again(client, sent)
     assert sent.people_suppressed() == {("sms", 1, "getting-started", "declined")}
     assert not ticks(client.get(link(sent, 1, 2)).text)["getting-started:sms"]
     assert sent.row(1, 1).opted_out_at is None
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     save(client, link(sent), getting_started__sms=True)
     assert keeps_back(sent, Channel.SMS) == set()
 
@@ -108,7 +103,7 @@ def test_declining_a_topic_the_way_its_message_came_is_an_opt_out_of_that_messag
     save(client, link(sent), getting_started__email=False)
     assert sent.row(1, 1).opted_out_at == sent.store.clock.now()
     assert sent.row(1, 2).opted_out_at is None
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     save(client, link(sent), getting_started__email=True)
     assert sent.row(1, 1).opted_out_at is None
 
@@ -131,7 +126,7 @@ def test_taking_back_a_wide_opt_out_for_one_topic_leaves_the_others_off(client, 
         "getting-started:sms": False,
         "offers:email": False,
     }
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     save(client, link(sent), getting_started__email=True)
     assert ticks(client.get(link(sent)).text) == {
         "getting-started:email": True,
@@ -156,7 +151,7 @@ def test_what_a_stop_or_a_dead_address_forbids_cannot_be_ticked(client, sent) ->
     page = client.get(link(sent)).text
     assert ticks(page) == {}
     assert "Text START to our number" in page
-    later(sent, days=1)
+    later(sent.store, days=1)
     client.post(link(sent), data={"do": "save", "get:getting-started:sms": "yes", "get:getting-started:email": "yes"})
     assert keeps_back(sent, Channel.SMS) == {("stop", "all")}
     assert keeps_back(sent, Channel.EMAIL) == {("hard_bounce", "all")}
@@ -167,14 +162,14 @@ def test_a_pause_lasts_thirty_days_can_be_ended_before_and_is_one_however_often_
     end = sent.store.clock.now() + timedelta(days=30)
     assert f"{end:%B} {end.day}, {end.year}" in page
     assert keeps_back(sent, Channel.EMAIL) == keeps_back(sent, Channel.SMS) == {("paused", "all")}
-    later(sent, days=29)
+    later(sent.store, days=29)
     assert 'value="resume"' in client.get(link(sent)).text
     assert keeps_back(sent, Channel.EMAIL) == {("paused", "all")}
     client.post(link(sent), data={"do": "resume"})
     assert keeps_back(sent, Channel.EMAIL) == keeps_back(sent, Channel.SMS) == set()
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     client.post(link(sent), data={"do": "pause"})
-    later(sent, days=30, seconds=1)
+    later(sent.store, days=30, seconds=1)
     assert keeps_back(sent, Channel.EMAIL) == set()
     assert 'value="pause"' in client.get(link(sent)).text
 
@@ -183,13 +178,13 @@ def test_stopping_everything_holds_on_every_channel_and_taking_it_back_leaves_th
     client, sent
 ) -> None:
     save(client, link(sent), getting_started__sms=False)
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     client.post(link(sent), data={"do": "stop"})
     for channel in Channel:
         assert (Reason.UNSUBSCRIBED, "all") in keeps_back(sent, channel)
     assert not any(ticks(client.get(link(sent)).text).values())
     assert sent.row().opted_out_at is not None
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     client.post(link(sent), data={"do": "unstop"})
     assert keeps_back(sent, Channel.EMAIL) == set()
     assert keeps_back(sent, Channel.SMS) == {("declined", "getting-started")}
@@ -198,7 +193,7 @@ def test_stopping_everything_holds_on_every_channel_and_taking_it_back_leaves_th
 
 def test_who_stopped_everything_and_ticks_one_box_gets_that_alone(client, sent) -> None:
     client.post(link(sent), data={"do": "stop"})
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     assert "that alone reaches you again" in client.get(link(sent)).text
     save(client, link(sent), getting_started__sms=True)
     assert ticks(client.get(link(sent)).text) == {
@@ -213,9 +208,9 @@ def test_every_change_is_on_record_with_the_words_it_was_made_by_and_explain_tel
     client, sent, settings, store
 ) -> None:
     save(client, link(sent, 2), getting_started__sms=False)
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     save(client, link(sent, 2), getting_started__sms=True)
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     client.post(f"/u/{sent.token(2, 1, TokenPurpose.UNSUBSCRIBE)}", data={"do": "unsubscribe"})
     with store.write() as connection:
         connection.execute(update(runs).values(snapshot_at=sent.start))

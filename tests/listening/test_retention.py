@@ -10,19 +10,15 @@ from prefect.logging import disable_run_logger
 from sqlalchemy import Engine, event, func, insert, select, update
 
 from commplan import tracking
-from commplan.clock import Clock
 from commplan.ledger import feed
 from commplan.ledger.retention import Purged, purge
 from commplan.store.tables import feed_beats, inbox, receipts, runs
 from commplan.terms import Channel, RunState
 from commplan.tracking import PostKind
 from flows import upkeep
+from tests.conftest import later
 
 WEEK, DAY, HOUR = timedelta(days=7), timedelta(days=1), timedelta(hours=1)
-
-
-def pass_time(store, span: timedelta) -> None:  # type: ignore[no-untyped-def]
-    store.clock = Clock(origin=store.clock.now() + span, anchor=store.clock.anchor, factor=1e-9)
 
 
 def kept(store) -> int:  # type: ignore[no-untyped-def]
@@ -34,7 +30,7 @@ def beat_every_hour(store, since, until) -> None:  # type: ignore[no-untyped-def
     moments = [since + number * HOUR for number in range((until - since) // HOUR + 1)]
     rows = [
         {"nonce_key": f"{channel}{moment}", "channel": channel, "sent_at": moment, "heard_at": moment}
-        for channel in Channel
+        for channel in (*Channel, feed.RECEIVER)
         for moment in moments
     ]
     with store.write() as connection:
@@ -49,10 +45,10 @@ def beats(store) -> list:  # type: ignore[no-untyped-def, type-arg]
 def test_a_post_goes_a_week_after_it_was_applied_and_what_it_said_stays(store, world) -> None:
     attempt = world.send()
     world.told(world.event("delivered", attempt=attempt))
-    pass_time(store, WEEK - HOUR)
+    later(store, days=7, hours=-1)
     assert purge(store, keep=WEEK).posts == 0
     assert kept(store) == 1
-    pass_time(store, 2 * HOUR)
+    later(store, hours=2)
     assert purge(store, keep=WEEK).posts == 1
     assert kept(store) == 0
     assert world.row().delivered_at is not None
@@ -64,7 +60,7 @@ def test_a_post_that_waits_to_be_applied_stays_however_old_it_is(store, world) -
     attempt = world.send()
     body = json.dumps([world.event("delivered", attempt=attempt)]).encode()
     tracking.append(store, kind=PostKind.SENDGRID_EVENTS, query={}, body=body)
-    pass_time(store, 60 * DAY)
+    later(store, days=60)
     assert purge(store, keep=WEEK).posts == 0
     assert tracking.apply_inbox(store).new == 1
     assert purge(store, keep=WEEK).posts == 0
@@ -73,7 +69,7 @@ def test_a_post_that_waits_to_be_applied_stays_however_old_it_is(store, world) -
 def test_a_post_told_again_after_it_went_is_still_the_same_fact(store, world) -> None:
     click = world.event("click", attempt=world.send(), url="https://example.com")
     assert world.told(click).new == 1
-    pass_time(store, WEEK + HOUR)
+    later(store, days=7, hours=1)
     assert purge(store, keep=WEEK).posts == 1
     again = world.told(click)
     assert (again.new, again.known) == (0, 1)
@@ -88,7 +84,7 @@ def test_more_than_a_transaction_may_hold_goes_in_several(store) -> None:
     ]
     with store.write() as connection:
         connection.execute(insert(inbox), rows)
-    pass_time(store, WEEK + HOUR)
+    later(store, days=7, hours=1)
     taken: list[int] = []
 
     def note(*given) -> None:  # type: ignore[no-untyped-def]
@@ -110,7 +106,7 @@ def test_heartbeats_go_with_the_run_that_rests_on_them_and_not_before(store, wor
     with store.write() as connection:
         connection.execute(update(runs).values(state=RunState.EXECUTING, first_accepted_at=begun))
     beat_every_hour(store, begun - 30 * DAY, begun + 30 * DAY)
-    pass_time(store, 30 * DAY)
+    later(store, days=30)
 
     def feed_of_the_run() -> feed.Feed:
         rhythm = feed.rhythm(30 * DAY, store.clock)
@@ -120,28 +116,28 @@ def test_heartbeats_go_with_the_run_that_rests_on_them_and_not_before(store, wor
             )
 
     before = feed_of_the_run()
-    assert purge(store, keep=WEEK).beats == 2 * 30 * 24
+    assert purge(store, keep=WEEK).beats == 3 * 30 * 24
     assert feed_of_the_run() == before
     assert begun in beats(store)
     with store.write() as connection:
         connection.execute(update(runs).values(state=RunState.FINISHED))
-    assert purge(store, keep=WEEK).beats == 2 * 23 * 24
+    assert purge(store, keep=WEEK).beats == 3 * 23 * 24
     assert beats(store)[0] == store.clock.now() - WEEK
 
 
 def test_a_run_that_has_sent_nothing_yet_keeps_the_heartbeats_since_it_was_planned(store, world) -> None:
     planned = store.clock.now()
     beat_every_hour(store, planned - DAY, planned + 20 * DAY)
-    pass_time(store, 20 * DAY)
-    purge(store, keep=WEEK)
-    assert beats(store)[0] <= planned
+    later(store, days=20)
+    assert purge(store, keep=WEEK).beats == 3 * 24
+    assert beats(store)[0] == planned
 
 
 @pytest.mark.parametrize(("days", "gone"), [("3", 1), ("5", 0)])
 def test_upkeep_purges_what_the_settings_say(store, world, monkeypatch, days, gone) -> None:
     monkeypatch.setenv("COMMPLAN_RAW_DAYS", days)
     world.told(world.event("delivered", attempt=world.send()))
-    pass_time(store, 4 * DAY)
+    later(store, days=4)
     with disable_run_logger():
         upkeep.purge.fn(store)
     assert kept(store) == 1 - gone

@@ -21,14 +21,18 @@ from commplan.web.protocol import ImpatientProtocol
 EVENTS = b"POST /hooks/sendgrid/events HTTP/1.1\r\nHost: x\r\n"
 
 
+class Patient(ImpatientProtocol):
+    patience = 120.0
+
+
 class Hasty(ImpatientProtocol):
     patience = 0.3
 
 
 @contextmanager
-def listening(app: ASGIApp) -> Iterator[tuple[str, int]]:
+def listening(app: ASGIApp, *, http: type[ImpatientProtocol] = Patient) -> Iterator[tuple[str, int]]:
     bound = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, http=Hasty, log_config=None, access_log=False, ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, http=http, log_config=None, access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
     try:
@@ -42,6 +46,12 @@ def listening(app: ASGIApp) -> Iterator[tuple[str, int]]:
 @pytest.fixture
 def receiver(store, signed_settings):  # type: ignore[no-untyped-def]
     with listening(create_app(store, signed_settings)) as address:
+        yield address
+
+
+@pytest.fixture
+def hasty(store, signed_settings):  # type: ignore[no-untyped-def]
+    with listening(create_app(store, signed_settings), http=Hasty) as address:
         yield address
 
 
@@ -66,14 +76,15 @@ def chunk(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("begun", [b"", b"POST /hooks/sendgrid/ev", EVENTS])
-def test_a_head_that_does_not_come_to_its_end_closes_the_connection(receiver, begun) -> None:
-    with calling(receiver, begun) as call:
+def test_a_head_that_does_not_come_to_its_end_closes_the_connection(hasty, begun) -> None:
+    with calling(hasty, begun) as call:
         assert heard(call) == b""
 
 
-def test_the_head_of_a_second_request_on_a_connection_has_a_time_too(receiver) -> None:
+def test_the_head_of_a_second_request_on_a_connection_has_a_time_too(receiver, monkeypatch) -> None:
     with calling(receiver, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") as call:
         assert call.recv(65536).startswith(b"HTTP/1.1 200")
+        monkeypatch.setattr(Patient, "patience", 0.3)
         call.sendall(b"GET /hea")
         assert b"HTTP/1.1" not in heard(call)
 

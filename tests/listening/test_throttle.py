@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from commplan.errors import InputError
-from commplan.ids import TokenPurpose
+from commplan.ids import LinkRef, TokenPurpose
 from commplan.settings import load_settings
 from commplan.store.tables import inbox
 from commplan.web.client import Proxies
@@ -75,6 +75,9 @@ def test_who_guesses_links_may_still_use_their_own(client, world) -> None:
     world.send()
     own = f"/u/{world.token(purpose=TokenPurpose.UNSUBSCRIBE)}"
     assert client.get(own, headers=STRANGER).status_code == 200
+    world.send([1], step_no=2)
+    (short,) = world.store.keyring.links([LinkRef(world.ref(1, 2), 0)])
+    assert client.get(f"/l/{short}", headers=STRANGER).status_code != 429
     assert client.post(own, headers=STRANGER, data={"List-Unsubscribe": "One-Click"}).status_code == 200
     assert world.people_suppressed() == {("all", 1, "getting-started", "unsubscribed")}
 

@@ -8,10 +8,9 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 
 from commplan import tracking
-from commplan.clock import Clock
 from commplan.consent import SCOPE_ALL
 from commplan.store import Store, open_store
 from commplan.store.tables import attempts, audit, bundles, inbox, messages, receipts, replies, runs, suppressions
@@ -20,6 +19,7 @@ from commplan.suppression import suppress
 from commplan.terms import Channel, MessageState, Reason
 from commplan.tracking import PostKind
 from commplan.tracking.consequence import OBJECTION
+from tests.conftest import later
 
 NUDGE = 2
 
@@ -529,9 +529,9 @@ def test_a_stop_that_twilio_posts_again_after_a_start_stops_nothing_again(world)
     world.send([1], step_no=NUDGE)
     stop = "SM" + "b" * 32
     world.text("STOP", sid=stop)
-    later(world, minutes=1)
+    later(world.store, minutes=1)
     world.text("START")
-    later(world, minutes=1)
+    later(world.store, minutes=1)
     world.text("STOP", sid=stop)
     assert (world.suppressed(), world.people_suppressed()) == (set(), set())
 
@@ -580,12 +580,6 @@ def test_a_stop_from_an_unknown_number_is_honoured(world) -> None:
     assert world.suppressed() == {world.sms_suppressed(3, "all", "stop")}
 
 
-def later(world, **span: float) -> None:
-    world.store.clock = Clock(
-        origin=world.store.clock.now() + timedelta(**span), anchor=world.store.clock.anchor, factor=1.0
-    )
-
-
 def test_start_lifts_a_stop_but_nothing_else(world) -> None:
     world.send([1], step_no=NUDGE)
     world.text("stop")
@@ -600,11 +594,11 @@ def test_start_lifts_a_stop_but_nothing_else(world) -> None:
             source="test",
             at=world.start,
         )
-    later(world, minutes=5)
+    later(world.store, minutes=5)
     world.text("START")
     assert world.suppressed() == {world.sms_suppressed(1, "all", "invalid_number")}
     assert world.people_suppressed() == set()
-    later(world, minutes=5)
+    later(world.store, minutes=5)
     world.text("STOP")
     assert world.sms_suppressed(1, "all", "stop") in world.suppressed()
 
@@ -612,16 +606,16 @@ def test_start_lifts_a_stop_but_nothing_else(world) -> None:
 def test_a_start_lifts_the_stop_of_whoever_sent_it_from_that_number_however_long_ago(world) -> None:
     world.send([1], step_no=NUDGE)
     world.text("stop")
-    later(world, days=30)
+    later(world.store, days=30)
     world.text("START")
     assert world.row(step_no=NUDGE).replied_at is None
     assert (world.suppressed(), world.people_suppressed()) == (set(), set())
 
 
 def test_a_start_that_arrives_right_after_a_stop_may_be_older_so_the_opt_out_wins(world) -> None:
-    later(world, seconds=0)
+    later(world.store, factor=1.0, seconds=0)
     world.text("STOP")
-    later(world, seconds=5)
+    later(world.store, factor=1.0, seconds=5)
     world.text("START")
     assert world.suppressed() == {world.sms_suppressed(1, "all", "stop")}
 
@@ -672,6 +666,18 @@ def test_a_post_that_cannot_be_applied_waits_and_holds_up_no_other(world, build,
     assert world.row().state == MessageState.DELIVERED
     assert tracking.waiting(world.store) == 1
     assert broken.row().opted_out_at is None
+
+
+def test_a_post_that_the_store_has_damaged_holds_up_no_opt_out(world) -> None:
+    world.send([1], step_no=NUDGE)
+    with world.store.write() as connection:
+        connection.execute(
+            insert(inbox).values(kind="sendgrid.inbound", query="no json", body=b"x", received_at=world.start)
+        )
+    applied = world.text("STOP")
+    assert applied.posts >= 1
+    assert world.suppressed() == {world.sms_suppressed(1, "all", "stop")}
+    assert tracking.waiting(world.store) == 1
 
 
 def test_any_number_of_posts_that_cannot_be_applied_are_set_aside_and_tried_again(world, build, plan_text) -> None:

@@ -277,3 +277,46 @@ def test_no_mail_whatever_is_in_it_breaks_the_reading(fields: dict[str, str | by
 @given(html=st.text(alphabet="<>/ab \n\"'=&;!-blockquotediv", max_size=300))
 def test_no_html_whatever_is_in_it_breaks_the_reading(html: str) -> None:
     words_of_html(html)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<a " * 60_000,
+        "<!--" * 50_000,
+        "<a>" * 25_000 + "</b>" * 25_000,
+        "<b> " * 50_000,
+        "<!" * 90_000,
+        "<p \n" * 50_000,
+    ],
+    ids=["tags without an end", "comments without an end", "tags that end others", "blanks", "declarations", "lines"],
+)
+def test_no_html_however_it_is_made_occupies_who_reads_it(html: str) -> None:
+    # Before, hours: the time-out of the tests is what would notice.
+    words_of_html(html)
+    assert mail.parse(written("", html=html)).kind is ReceiptKind.REPLIED
+
+
+def test_html_is_read_as_programs_write_it() -> None:
+    said = words_of_html(
+        "<!DOCTYPE html><html><head><title>x</title><style>p > a {}</style></head><body><!-- <p>no</p> -->"
+        "<P Class='Mso'>Fish &amp; chips,<br/>3 &lt; 4</P>\n <div\nid=x>  and   more</div>"
+        '<div class="a gmail_quote">On Monday <blockquote>earlier</blockquote> wrote</div>after'
+        "<div id=appendonsend></div><p>the earlier mail</p></body></html>"
+    )
+    assert said == "Fish & chips,\n3 < 4\nand more\nafter"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"subject": "=?utf-8?B?a?="},
+        {"subject": "=?UTF-8?B?5L2g5aW9a?="},
+        {"sender": "(" * 5_000 + "p1@person.example.com"},
+        {"headers": "To: \udcff@x\nCc: =?utf-8?B?a?=\nFrom: " + "(" * 5_000},
+    ],
+    ids=["subject", "cut off subject", "sender", "headers"],
+)
+def test_an_odd_mail_that_says_stop_opts_out_as_any_other(odd: dict[str, str]) -> None:
+    odd = {name: value.encode("utf-8", "surrogatepass").decode("latin-1") for name, value in odd.items()}
+    assert mail.parse(written("STOP", **odd)).kind is ReceiptKind.OPTED_OUT
