@@ -20,7 +20,7 @@ from commplan.report import to_markdown
 from commplan.store.tables import answers, messages, receipts, rsvps, runs
 from commplan.terms import MessageState, RsvpAnswer
 from commplan.tracking import answer_invitation
-from tests.listening.test_preferences import later
+from tests.conftest import later
 
 EVENTS = """events:
   launch: {title: {en: The launch party, zh: 发布会}, places: 2, closes: 2026-12-24, open_for: P200D}
@@ -71,7 +71,7 @@ def test_an_answer_is_kept_can_be_corrected_and_is_one_through_whichever_message
     assert "You have a place." in page
     assert said(sent) == {"c1": "yes"}
     assert sent.row().answered_at == sent.store.clock.now()
-    later(sent, hours=1)
+    later(sent.store, hours=1)
     assert re.findall(r'value="(\w+)" checked', client.get(link(sent, 1, 3)).text) == ["yes"]
     client.post(link(sent, 1, 3), data={"answer": "no"})
     assert said(sent) == {"c1": "no"}
@@ -136,7 +136,7 @@ def test_after_the_last_day_a_kind_page_tells_what_is_left_to_do(client, sent) -
         origin=sent.start.replace(year=2026, month=12, day=24, hour=23, minute=59), anchor=0.0, factor=1e-9
     )
     assert client.get(link(sent, 2)).status_code == 200
-    later(sent, minutes=2)
+    later(sent.store, minutes=2)
     before = everything(sent)
     for answer in (client.get(link(sent, 2)), client.post(link(sent, 2), data={"answer": "yes"})):
         assert answer.status_code == 410
@@ -150,9 +150,9 @@ def test_after_the_last_day_a_kind_page_tells_what_is_left_to_do(client, sent) -
 def test_an_invitation_expires_as_long_after_its_own_message_as_the_plan_says(client, store, build, plan) -> None:
     world = build(store, plan_text=plan.replace(", closes: 2026-12-24, open_for: P200D", ", open_for: P2D"))
     world.send()
-    later(world, days=1, hours=22)
+    later(world.store, days=1, hours=22)
     world.send(step_no=3, at=world.store.clock.now())
-    later(world, hours=2)
+    later(world.store, hours=2)
     assert client.get(link(world)).status_code == 410
     assert client.get(link(world, 1, 3)).status_code == 200
 

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from commplan import campaign
 from commplan.ids import TokenPurpose
 from commplan.store.tables import suppression_changes
-from tests.listening.test_preferences import later
+from tests.conftest import later
 from tests.test_notice import hearing
 
 
@@ -38,7 +38,7 @@ def test_the_address_gets_nothing_more_and_the_person_elsewhere_still_does(clien
 def test_it_can_be_taken_back(client, sent) -> None:
     client.post(link(sent), data={"do": "disown"})
     assert 'value="own"' in client.get(link(sent)).text
-    later(sent, minutes=1)
+    later(sent.store, minutes=1)
     assert "Taken back" in client.post(link(sent), data={"do": "own"}).text
     assert sent.suppressed() == set()
     assert 'value="disown"' in client.get(link(sent)).text
